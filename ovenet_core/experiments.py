@@ -1,0 +1,166 @@
+"""Experiments: frozen dataclasses, and the named presets, each with its source.
+
+Section and table numbers are those of the paper. "Authors' code" marks what only their configuration says, "ours" what
+neither says.
+"""
+
+import difflib
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from types import UnionType
+from typing import Any, get_args, get_type_hints
+
+Size = tuple[int, int]  # (height, width) in pixels
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that decides the outcome of a run but the seed. The defaults are OVeNet (HRNet) on Cityscapes, Table 1."""
+
+    benchmark: str = "cityscapes"
+
+    # Network
+    body: str = "hrnet"  # or "hrnet_ocr"
+    width: int = 48  # HRNetV2-W48, Table 1
+    blocks: int = 4  # residual units per branch and module, Table 6
+    offset_branch: int | None = 4  # None: the baseline; section 4.3
+    tau: float = 0.5  # section 4.1
+    align_corners: bool | None = None  # None: as the authors' code, True with OCR, else False
+    fuse_probabilities: bool = False  # section 4.1 found it inferior
+    refinement_steps: int = 0  # authors' code
+    frozen: bool = False  # Table 5, "Fr"
+    initial_weights: str = ""  # file name of official weights; "" starts from random
+
+    # Loss
+    ohem: bool = True  # section 4.1
+    ohem_threshold: float = 0.9  # authors' code
+    ohem_min_kept: int = 131072  # authors' code; pixels of one process's batch
+    kappa: float = 0.5  # section 4.1
+    lambda_: float = 0.5  # section 4.1
+    auxiliary_weight: float = 0.4  # authors' code
+    confidence_loss: bool = True  # section 3.3
+    class_weights: tuple[float, ...] | None = None
+
+    # Data
+    train_split: str = "train"
+    val_split: str = "val"
+    picture_size: Size | None = None  # pictures are resized to it on reading; scores are always at the label's size
+    crop: Size = (512, 1024)  # section 4.1
+    scale: tuple[float, float] = (0.5, 2.0)  # section 4.1
+    flip: bool = True  # section 4.1
+
+    # Schedule
+    epochs: int = 484  # section 4.1
+    batch_size: int = 12  # authors' code
+    learning_rate: float = 0.01  # section 4.1
+    momentum: float = 0.9  # section 4.1
+    weight_decay: float = 0.0005  # section 4.1
+    power: float = 0.9  # of the poly learning rate, section 4.1
+    validate_every: int = 10  # epochs; the last one is always validated; ours
+
+    # Computation
+    precision: str = "float32"  # or "bfloat16": autocast; logits and losses stay float32
+    channels_last: bool = False
+    compile: bool = False
+    checkpointing: bool = False
+
+    @property
+    def config_hash(self) -> str:
+        """Twelve hexadecimal digits that differ whenever a field does."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+    def override(self, **changes: Any) -> "Experiment":
+        """A copy with fields changed; lists, as papermill passes them, become tuples.
+
+        Raises:
+            ValueError: a field that does not exist (with the nearest right name) or a value of the wrong type.
+        """
+        hints = get_type_hints(Experiment)
+        for name, value in changes.items():
+            if name not in hints:
+                near = difflib.get_close_matches(name, hints, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(hints)}"
+                raise ValueError(f"an experiment has no field {name!r}; {hint}")
+            changes[name] = _checked(name, value, hints[name])
+        return replace(self, **changes)
+
+    def differences(self, other: dict[str, Any]) -> list[str]:
+        """`field: this value, that value` for each field in which another configuration differs."""
+        mine = json.loads(json.dumps(asdict(self)))
+        names = [f.name for f in fields(self)] + [name for name in other if name not in mine]
+        return [f"{n}: {mine.get(n)!r}, {other.get(n)!r}" for n in names if mine.get(n) != other.get(n)]
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """The value as the field's type (an int may stand for a float, a list for a tuple), or ValueError."""
+    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    for option in options:
+        if option is type(None) and value is None:
+            return None
+        if option is float and type(value) in (int, float):
+            return float(value)
+        if option in (int, str, bool) and type(value) is option:
+            return value
+        if get_args(option) and isinstance(value, list | tuple):
+            kinds = [a for a in get_args(option) if a is not Ellipsis]
+            kinds = kinds * len(value) if ... in get_args(option) else kinds
+            if len(kinds) == len(value):
+                return tuple(_checked(f"{name}[{i}]", v, k) for i, (v, k) in enumerate(zip(value, kinds, strict=True)))
+    raise ValueError(f"{name} is {value!r}; expected {getattr(hint, '__name__', hint)!s}")
+
+
+OVENET = Experiment()
+TOY = OVENET.override(  # ours: a very narrow HRNet on generated scenes, seconds to two minutes on 2 cores
+    width=8,
+    blocks=1,
+    crop=(128, 256),
+    scale=(0.75, 1.5),
+    ohem_min_kept=16384,
+    epochs=30,
+    batch_size=8,
+    learning_rate=0.05,
+    weight_decay=0.0001,
+    validate_every=10,
+    channels_last=True,
+)
+CAMVID = OVENET.override(  # ours; the paper has no CamVid
+    benchmark="camvid",
+    width=18,
+    align_corners=True,  # as the initial weights were trained
+    initial_weights="hrnetv2_w18_cocolvis.safetensors",
+    crop=(360, 480),
+    epochs=120,
+    batch_size=8,
+    ohem_min_kept=65536,
+    precision="bfloat16",
+    channels_last=True,
+)
+CAMVID_HALF = CAMVID.override(picture_size=(180, 240), crop=(180, 240), ohem_min_kept=16384, epochs=40)
+BASELINE = {"offset_branch": None}
+WITH_OCR = {"body": "hrnet_ocr"}
+
+
+def _systems(base: Experiment) -> dict[str, Experiment]:
+    """The two systems that the paper compares."""
+    return {"ovenet": base, "hrnet": base.override(**BASELINE)}
+
+
+PRESETS: dict[str, Experiment] = {
+    f"{scale}/{system}": experiment
+    for scale, base in {"scenes": TOY, "camvid": CAMVID, "camvid-half": CAMVID_HALF}.items()
+    for system, experiment in _systems(base).items()
+}
+
+
+def preset(name: str, **changes: Any) -> Experiment:
+    """The experiment of that name, with fields changed.
+
+    Raises:
+        ValueError: no such preset (with the nearest name), or a change that `Experiment.override` refuses.
+    """
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(f"no experiment {name!r}; {hint}There are: {', '.join(PRESETS)}")
+    return PRESETS[name].override(**changes)

@@ -1,0 +1,313 @@
+"""HRNetV2: a trunk that keeps a high resolution throughout (Wang et al. 2020; section 4.1 and Table 6 of OVeNet).
+
+The trunk and the offset branch are built from the same three parts: a *transition* adds one branch of half the
+resolution, a *module* runs residual blocks on every branch and fuses the branches, a *stage* is one transition and
+some modules. Branch i has `width * 2**i` channels at 1 / (4 * 2**i) of the picture's resolution.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as nnf
+import torch.utils.checkpoint
+from jaxtyping import Float
+from torch import Tensor, nn
+
+STAGES = (2, 3, 4)
+TRUNK_MODULES = {2: 1, 3: 4, 4: 3}  # modules per stage, Table 6
+STAGE1_CHANNELS = 256
+
+
+def conv_bn(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, relu: bool = True) -> nn.Sequential:
+    """Convolution without bias, batch-norm and (optionally) ReLU; 'same' padding."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
+    layers = [conv, nn.BatchNorm2d(out_channels)] + ([nn.ReLU(inplace=True)] if relu else [])
+    return nn.Sequential(*layers)
+
+
+def resize(x: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
+    """Bilinear resize to (height, width); the identity when the size is already right."""
+    if x.shape[-2:] == torch.Size(size):
+        return x
+    return nnf.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nnf.relu(self.bn1(self.conv1(x)), inplace=True)
+        return nnf.relu(self.bn2(self.conv2(y)).add_(x), inplace=True)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolution and a shortcut; four times as many channels out as planes."""
+
+    def __init__(self, in_channels: int, planes: int):
+        super().__init__()
+        out_channels = 4 * planes
+        self.conv1 = nn.Conv2d(in_channels, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out_channels)
+        same = in_channels == out_channels
+        self.downsample = nn.Identity() if same else conv_bn(in_channels, out_channels, kernel=1, relu=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nnf.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = nnf.relu(self.bn2(self.conv2(y)), inplace=True)
+        return nnf.relu(self.bn3(self.conv3(y)).add_(self._shortcut(x)), inplace=True)
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        # Its convolution, where there is one, is large and cheap: made again in the backward pass.
+        return x if isinstance(self.downsample, nn.Identity) else checkpointed(self.downsample, x)
+
+
+class Stem(nn.Module):
+    """Two strided convolutions: 3 channels at full resolution to 64 at a quarter.
+
+    The first one's activations are as large as all of stage 2's and cost next to nothing: they are made again in the
+    backward pass instead of being kept.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 3, stride=2, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.conv2 = nn.Conv2d(64, 64, 3, stride=2, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nnf.relu(self.bn2(checkpointed(self._convolve, x, norms_of=self.bn1)), inplace=True)
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        return self.conv2(nnf.relu(self.bn1(self.conv1(x)), inplace=True))
+
+
+def fusion_path(source: int, target: int, width: int) -> nn.Module:
+    """From branch `source` to the channels of branch `target`: identity, 1x1 (to be resized), or a strided chain."""
+    in_channels, out_channels = width * 2**source, width * 2**target
+    if source == target:
+        return nn.Identity()
+    if source > target:
+        return conv_bn(in_channels, out_channels, kernel=1, relu=False)
+    steps = target - source
+    return nn.Sequential(
+        *(conv_bn(in_channels, in_channels, stride=2) for _ in range(steps - 1)),
+        conv_bn(in_channels, out_channels, stride=2, relu=False),
+    )
+
+
+class HighResolutionModule(nn.Module):
+    """Residual blocks on every branch, then multi-resolution fusion: every branch receives all the others."""
+
+    def __init__(self, branches: int, width: int, blocks: int, align_corners: bool):
+        super().__init__()
+        self.align_corners = align_corners
+        self.branches = nn.ModuleList(
+            nn.Sequential(*(BasicBlock(width * 2**i) for _ in range(blocks))) for i in range(branches)
+        )
+        self.fuse_layers = nn.ModuleList(
+            nn.ModuleList(fusion_path(source, target, width) for source in range(branches))
+            for target in range(branches)
+        )
+
+    def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
+        features = [branch(x) for branch, x in zip(self.branches, features, strict=True)]
+        return tuple(self._fuse(features, target) for target in range(len(features)))
+
+    def _fuse(self, features: Sequence[Tensor], target: int) -> Tensor:
+        size = features[target].shape[-2:]
+        total: Tensor | None = None
+        for path, x in zip(self.fuse_layers[target], features, strict=True):
+            x = resize(path(x), size, self.align_corners)
+            total = x if total is None else total + x
+        return nnf.relu(total, inplace=True)  # never a branch itself: every module has two branches or more
+
+
+class Stage(nn.Module):
+    """A transition that adds one branch of half the resolution, then `modules` high-resolution modules."""
+
+    def __init__(self, number: int, modules: int, width: int, blocks: int, align_corners: bool):
+        super().__init__()
+        self.checkpointing = False
+        if number == 2:  # stage 1 has one branch, of 256 channels: both branches of stage 2 are made from it
+            paths = [conv_bn(STAGE1_CHANNELS, width), nn.Sequential(conv_bn(STAGE1_CHANNELS, 2 * width, stride=2))]
+        else:
+            new = conv_bn(width * 2 ** (number - 2), width * 2 ** (number - 1), stride=2)
+            paths = [*(nn.Identity() for _ in range(number - 1)), nn.Sequential(new)]
+        self.transition = nn.ModuleList(paths)
+        self.blocks = nn.ModuleList(
+            HighResolutionModule(number, width, blocks, align_corners) for _ in range(modules)
+        )
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        # A path without a branch of its own (the new one; both in stage 2) starts from the lowest resolution.
+        inputs = [*features, *[features[-1]] * (len(self.transition) - len(features))]
+        features = [path(x) for path, x in zip(self.transition, inputs, strict=True)]
+        for module in self.blocks:
+            features = checkpointed(module, *features) if self.checkpointing else module(*features)
+        return tuple(features)
+
+
+def make_stages(
+    modules: dict[int, int], width: int, blocks: int, align_corners: bool, first: int = 2
+) -> nn.ModuleDict:
+    """Stages `first` to 4 with `modules[stage]` modules each, keyed by the stage's number."""
+    return nn.ModuleDict(
+        {str(n): Stage(n, modules[n], width, blocks, align_corners) for n in STAGES if n >= first}
+    )
+
+
+def concatenate(features: Sequence[Tensor], align_corners: bool) -> Tensor:
+    """The HRNetV2 representation: every branch resized to the first one's resolution, side by side (15 * width)."""
+    size = features[0].shape[-2:]
+    return torch.cat([resize(x, size, align_corners) for x in features], dim=1)
+
+
+class ConcatenatedConv(nn.Module):
+    """Convolution, batch-norm and ReLU over the concatenated branches.
+
+    The concatenation, the largest tensor of the network, is not kept for the backward pass but made again there;
+    with `checkpointing` the layer's own activations are not kept either.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, align_corners: bool, kernel: int = 1, bias: bool = True):
+        super().__init__()
+        self.align_corners, self.checkpointing = align_corners, False
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=bias)
+        self.norm = nn.BatchNorm2d(out_channels)
+
+    def forward(self, *features: Tensor) -> Tensor:
+        if self.checkpointing:
+            return checkpointed(lambda *x: self.activate(self._convolve(*x)), *features, norms_of=self)
+        return self.activate(self.convolve(*features))
+
+    def convolve(self, *features: Tensor) -> Tensor:
+        """The convolution alone."""
+        return checkpointed(self._convolve, *features, norms_of=self.conv)
+
+    def _convolve(self, *features: Tensor) -> Tensor:
+        return self.conv(concatenate(features, self.align_corners))
+
+    def activate(self, x: Tensor) -> Tensor:
+        """Batch-norm and ReLU."""
+        return nnf.relu(self.norm(x), inplace=True)
+
+
+class HRNet(nn.Module):
+    """The HRNetV2 trunk, stem to stage 4.
+
+    Args:
+        width: channels of the first branch (the paper: 48; also 18, 32 and 40).
+        blocks: residual units per branch and module (4), and at most four bottlenecks in stage 1.
+        align_corners: the convention of every bilinear resize. The references use False for plain HRNet and True
+            for HRNet+OCR.
+    """
+
+    def __init__(self, width: int, blocks: int = 4, align_corners: bool = False):
+        super().__init__()
+        self.width, self.blocks, self.align_corners = width, blocks, align_corners
+        self.stem = Stem()
+        bottlenecks = [Bottleneck(64, 64), *(Bottleneck(STAGE1_CHANNELS, 64) for _ in range(min(4, blocks) - 1))]
+        self.stage1 = nn.Sequential(*bottlenecks)
+        self.stages = make_stages(TRUNK_MODULES, width, blocks, align_corners)
+        self.out_channels = 15 * width
+        self.checkpointing = False
+
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> dict[int, tuple[Tensor, ...]]:
+        """Image (RGB, normalised) to the branches after each stage, keyed by the stage's number (1 to 4)."""
+        x = self.stem(image)
+        x = checkpointed(self.stage1, x) if self.checkpointing else self.stage1(x)
+        features = {1: (x,)}
+        for number in STAGES:
+            features[number] = self.stages[str(number)](features[number - 1])
+        return features
+
+
+class PixelHead(nn.Module):
+    """Over the concatenated branches: 1x1 convolution, batch-norm, ReLU and a 1x1 output layer.
+
+    The output layer runs in float32 also under autocast: at 8 bits of mantissa an offset of 0.5 is off by up to a
+    pixel of a 1024 pixel wide picture.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, align_corners: bool):
+        super().__init__()
+        self.hidden = ConcatenatedConv(in_channels, in_channels, align_corners)
+        self.output = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        if self.hidden.checkpointing:
+            return in_full_precision(self.output, self.hidden(*features))
+        # Only the convolution's result is kept for the backward pass; what follows it is cheap to make again.
+        return checkpointed(self._classify, self.hidden.convolve(*features), norms_of=self.hidden.norm)
+
+    def _classify(self, x: Tensor) -> Tensor:
+        return in_full_precision(self.output, self.hidden.activate(x))
+
+
+def in_full_precision(layer: nn.Module, x: Tensor) -> Tensor:
+    """`layer(x)` in float32 (float64 stays float64), whatever the autocast."""
+    with full_precision(x.device):
+        return layer(x.to(torch.promote_types(x.dtype, torch.float32)))
+
+
+def full_precision(device: torch.device) -> contextlib.AbstractContextManager:
+    """No autocast inside; nothing to do on devices that have none (meta)."""
+    if not torch.amp.is_autocast_available(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
+def init_weights(module: nn.Module, std: float = 0.001) -> None:
+    """The protocol's initial values: convolutions N(0, 0.001), batch-norm 1 and 0 (HRNet; not in the OVeNet paper)."""
+    for m in module.modules():
+        if isinstance(m, nn.Conv2d):
+            nn.init.normal_(m.weight, std=std)
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+        elif isinstance(m, nn.BatchNorm2d):
+            nn.init.ones_(m.weight)
+            nn.init.zeros_(m.bias)
+
+
+def checkpointed(function: Callable, *inputs: Tensor, norms_of: nn.Module | None = None):
+    """`function(*inputs)` whose activations are computed again in the backward pass instead of being kept.
+
+    Running batch-norm statistics see each batch once: the momentum of those in `norms_of` (by default the function
+    itself) is 0 while the pass is repeated.
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():  # the compiler itself decides what to keep
+        return function(*inputs)
+    modules = (function if norms_of is None else norms_of).modules()
+    norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return torch.utils.checkpoint.checkpoint(
+        function,
+        *inputs,
+        use_reentrant=False,
+        preserve_rng_state=False,  # nothing random is inside
+        context_fn=lambda: (contextlib.nullcontext(), _still_statistics(norms)),
+    )
+
+
+@contextlib.contextmanager
+def _still_statistics(norms: list[nn.Module]) -> Iterator[None]:
+    momenta = [m.momentum for m in norms]
+    for m in norms:
+        m.momentum = 0.0
+    try:
+        yield
+    finally:
+        for m, momentum in zip(norms, momenta, strict=True):
+            m.momentum = momentum

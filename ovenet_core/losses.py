@@ -1,0 +1,220 @@
+"""The losses: cross-entropy, OHEM, the confidence loss (equation 6) and their sum (equations 5 and 7).
+
+All take logits at any resolution and enlarge them to the labels'. The gradient with respect to the small logits is
+computed at once, map by map, so that of the up to six full-size score maps of OVeNet only one is alive at a time.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as nnf
+from jaxtyping import Float, Integer
+from torch import Tensor, nn
+
+from ovenet_core.hrnet import resize
+from ovenet_core.ovenet import Logits, Prediction
+from ovenet_core.resampling import labels_at_seeds
+
+IGNORE_LABEL = 255
+Scores = Float[Tensor, "batch classes height width"]
+Labels = Integer[Tensor, "batch height width"]
+
+
+def cross_entropy(logits: Scores, labels: Labels, class_weights: Tensor | None = None) -> Float[Tensor, ""]:
+    """Cross-entropy, the mean over valid pixels weighted by their class; 0 where no pixel is valid."""
+    total = nnf.cross_entropy(logits, labels.long(), class_weights, ignore_index=IGNORE_LABEL, reduction="sum")
+    valid = labels != IGNORE_LABEL
+    weight = valid.sum() if class_weights is None else _weight_of(labels, valid, class_weights).sum()
+    return total / weight.clamp_min(torch.finfo(total.dtype).tiny)
+
+
+def ohem_cross_entropy(
+    logits: Scores,
+    labels: Labels,
+    class_weights: Tensor | None = None,
+    threshold: float = 0.9,
+    min_kept: int = 131072,
+) -> Float[Tensor, ""]:
+    """Online hard example mining: cross-entropy over the pixels whose true class has a low probability.
+
+    Kept are the valid pixels with a probability below max(`threshold`, the `min_kept`-th smallest); the mean over
+    them weighs the loss by the class but not the count. 0 where no pixel is kept.
+    """
+    loss = nnf.cross_entropy(logits, labels.long(), ignore_index=IGNORE_LABEL, reduction="none")
+    valid = labels != IGNORE_LABEL
+    probability = torch.exp(-loss.detach()).masked_fill_(~valid, torch.inf)
+    kept = probability < max(threshold, _kth_probability(probability, valid, threshold, min_kept))
+    kept &= valid
+    weight = kept if class_weights is None else _weight_of(labels, kept, class_weights)
+    return (loss * weight).sum() / kept.sum().clamp_min(1)
+
+
+def _kth_probability(probability: Tensor, valid: Tensor, threshold: float, min_kept: int) -> float:
+    """The `min_kept`-th smallest probability of the valid pixels (from 0), or 0 if it is not above the threshold.
+
+    Counting is enough as a rule: only where too few pixels are below the threshold is one of them selected, in
+    linear time, without sorting.
+    """
+    count, below = torch.stack([valid.sum(), (probability <= threshold).sum()]).tolist()
+    rank = min(min_kept, count - 1)
+    if count == 0 or below > rank:
+        return 0.0
+    return probability[valid].kthvalue(rank + 1).values.item()
+
+
+def _weight_of(labels: Tensor, selected: Tensor, class_weights: Tensor) -> Tensor:
+    """The class weight of each selected pixel, 0 elsewhere."""
+    return class_weights[labels.long().masked_fill(~selected, 0)] * selected
+
+
+def confidence_loss(
+    confidence: Float[Tensor, "batch 1 height width"],
+    offsets: Float[Tensor, "batch 2 height width"],
+    labels: Labels,
+) -> Float[Tensor, ""]:
+    """Equation 6: binary cross-entropy between F(p) and [H(p) == H(p + o(p))], at the labels' resolution.
+
+    The mean over the pixels whose own label and whose seed's label are valid; the comparison gives no gradient to o.
+    """
+    seed_labels = labels_at_seeds(labels, offsets)
+    valid = (labels != IGNORE_LABEL) & (seed_labels != IGNORE_LABEL)
+    match = (labels == seed_labels).to(confidence.dtype)
+    loss = nnf.binary_cross_entropy(confidence.squeeze(1), match, reduction="none")
+    return (loss * valid).sum() / valid.sum().clamp_min(1)
+
+
+def reference_confidence_loss(
+    confidence: Float[Tensor, "batch 1 height width"],
+    offsets: Float[Tensor, "batch 2 height width"],
+    labels: Labels,
+    align_corners: bool = False,
+) -> Float[Tensor, ""]:
+    """The confidence loss with the authors' numbers: a sum over the batch over H x W, ignored labels as class 0.
+
+    1e-7 is added inside the logarithm.
+    """
+    labels = labels.masked_fill(labels == IGNORE_LABEL, 0)
+    match = labels == labels_at_seeds(labels, offsets, align_corners=align_corners)
+    confidence = confidence.squeeze(1)
+    agreement = torch.where(match, confidence, 1 - confidence)
+    return -torch.log(agreement + 1e-7).sum() / labels[0].numel()
+
+
+@dataclass
+class LossTerms:
+    """Scalars: the total of equation 7 and its parts, unweighted; a baseline has `initial` alone."""
+
+    total: Tensor
+    initial: Tensor
+    seed: Tensor | None = None
+    fused: Tensor | None = None
+    confidence: Tensor | None = None
+
+    def items(self) -> Iterator[tuple[str, float]]:
+        """The terms that are there, as plain numbers."""
+        for name, value in vars(self).items():
+            if value is not None:
+                yield name, float(value.detach())
+
+
+class OVeNetLoss(nn.Module):
+    """L = L(S_f) + kappa L(S_s) + lambda L(S_i) + L_F (equations 5 and 7); for a baseline L(S_i) alone.
+
+    Args:
+        ohem: OHEM cross-entropy for the main logits instead of plain cross-entropy. The auxiliary logits of OCR always
+            have plain cross-entropy, as in the authors' code (not specified in the paper).
+        threshold, min_kept: of OHEM; pixels are counted over the batch of one process.
+        kappa, lambda_: weights of S_s and S_i (0.5 and 0.5, section 4.1).
+        auxiliary_weight: weight of the auxiliary logits of OCR (0.4).
+        class_weights: one per class, or None.
+        with_confidence: False leaves L_F out.
+        reference: sums as the authors' code does (see docs/divergences.md).
+    """
+
+    def __init__(
+        self,
+        *,
+        ohem: bool = True,
+        threshold: float = 0.9,
+        min_kept: int = 131072,
+        kappa: float = 0.5,
+        lambda_: float = 0.5,
+        auxiliary_weight: float = 0.4,
+        class_weights: tuple[float, ...] | None = None,
+        with_confidence: bool = True,
+        reference: bool = False,
+    ):
+        super().__init__()
+        self.ohem, self.threshold, self.min_kept = ohem, threshold, min_kept
+        self.kappa, self.lambda_, self.auxiliary_weight = kappa, lambda_, auxiliary_weight
+        self.with_confidence, self.reference = with_confidence, reference
+        weights = None if class_weights is None else torch.tensor(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
+
+    def forward(self, prediction: Prediction, labels: Labels) -> LossTerms:
+        """Prediction at any resolution and labels (train ids, 255 ignored) to the loss and its terms."""
+        initial = self.semantic(prediction.initial, labels, prediction.align_corners)
+        if prediction.fused is None:
+            return LossTerms(initial, initial)
+        seed = self.semantic(prediction.seed, labels, prediction.align_corners)
+        fused = self.semantic(prediction.fused, labels, prediction.align_corners)
+        total = fused + self.kappa * seed + self.lambda_ * initial
+        if not self.with_confidence:
+            return LossTerms(total, initial, seed, fused)
+        confidence = self.confidence(prediction, labels)
+        return LossTerms(total + confidence, initial, seed, fused, confidence)
+
+    def semantic(self, logits: Logits, labels: Labels, align_corners: bool) -> Tensor:
+        """L of equation 5 for one prediction: main logits, and auxiliary ones where there are any."""
+        size = labels.shape[-2:]
+        main = self.hard if self.ohem else self.plain
+        loss = at_once(lambda x: main(resize(x, size, align_corners), labels), logits.main)
+        if logits.auxiliary is None:
+            return loss
+        auxiliary = self.auxiliary_in_reference if self.reference and self.ohem else self.plain
+        coarse = at_once(lambda x: auxiliary(resize(x, size, align_corners), labels), logits.auxiliary)
+        return loss + self.auxiliary_weight * coarse
+
+    def plain(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return cross_entropy(logits, labels, self.class_weights)
+
+    def hard(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return ohem_cross_entropy(logits, labels, self.class_weights, self.threshold, self.min_kept)
+
+    def auxiliary_in_reference(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Mean over all pixels, ignored ones counting as 0."""
+        total = nnf.cross_entropy(
+            logits, labels.long(), self.class_weights, ignore_index=IGNORE_LABEL, reduction="sum"
+        )
+        return total / labels.numel()
+
+    def confidence(self, prediction: Prediction, labels: Labels) -> Tensor:
+        """L_F of the prediction's offsets and confidence, enlarged to the labels."""
+        align_corners = prediction.align_corners and not self.reference
+        enlarge = [resize(x, labels.shape[-2:], align_corners) for x in (prediction.confidence, prediction.offsets)]
+        return (reference_confidence_loss if self.reference else confidence_loss)(*enlarge, labels)
+
+
+def at_once(loss: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
+    """`loss(logits)`, whose gradient is computed in the forward pass so that nothing full-size is kept for later."""
+    return _AtOnce.apply(logits, loss)
+
+
+class _AtOnce(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits, loss):
+        if not ctx.needs_input_grad[0]:
+            return loss(logits)
+        with torch.enable_grad():
+            leaf = logits.detach().requires_grad_()
+            value = loss(leaf)
+            (gradient,) = torch.autograd.grad(value, leaf)
+        ctx.save_for_backward(gradient)
+        return value.detach()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, upstream):
+        (gradient,) = ctx.saved_tensors
+        return upstream * gradient, None

@@ -1,0 +1,78 @@
+"""Object-contextual representations (Yuan et al. 2019): the semantic head of HRNet+OCR."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as nnf
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ovenet_core.hrnet import ConcatenatedConv, checkpointed, conv_bn
+
+
+def gather_objects(
+    features: Float[Tensor, "batch channels height width"], scores: Float[Tensor, "batch classes height width"]
+) -> Float[Tensor, "batch channels classes 1"]:
+    """One vector per class: the mean of the features, weighted by the softmax of the class's scores over the image."""
+    weights = scores.flatten(2).softmax(dim=2)
+    objects = torch.matmul(weights, features.flatten(2).transpose(1, 2))
+    return objects.transpose(1, 2).unsqueeze(3)
+
+
+class ObjectAttention(nn.Module):
+    """Each pixel attends to the object vectors: its object-contextual representation."""
+
+    def __init__(self, channels: int, key_channels: int):
+        super().__init__()
+        self.key_channels = key_channels
+        self.query = nn.Sequential(
+            *conv_bn(channels, key_channels, kernel=1), *conv_bn(key_channels, key_channels, kernel=1)
+        )
+        self.key = nn.Sequential(
+            *conv_bn(channels, key_channels, kernel=1), *conv_bn(key_channels, key_channels, kernel=1)
+        )
+        self.value = conv_bn(channels, key_channels, kernel=1)
+        self.out = conv_bn(key_channels, channels, kernel=1)
+
+    def forward(self, features: Tensor, objects: Tensor) -> Tensor:
+        batch, _, height, width = features.shape
+        query = self.query(features).flatten(2).transpose(1, 2)
+        key = self.key(objects).flatten(2)
+        value = self.value(objects).flatten(2).transpose(1, 2)
+        attention = (torch.matmul(query, key) * self.key_channels**-0.5).softmax(dim=-1)
+        context = torch.matmul(attention, value).transpose(1, 2)
+        return self.out(context.reshape(batch, self.key_channels, height, width))
+
+
+class OCR(nn.Module):
+    """From the trunk's branches and coarse class scores to context-enhanced pixel features.
+
+    Args:
+        in_channels: channels of the trunk's branches together.
+        channels, key_channels: width of the pixel features (512) and of the attention (256).
+        dropout: rate after the last layer (0.05 in the reference code; not specified in the paper).
+    """
+
+    def __init__(
+        self, in_channels: int, channels: int, key_channels: int, align_corners: bool, dropout: float = 0.05
+    ):
+        super().__init__()
+        self.pixels = ConcatenatedConv(in_channels, channels, align_corners, kernel=3)
+        self.attention = ObjectAttention(channels, key_channels)
+        self.bottleneck = ConcatenatedConv(2 * channels, channels, align_corners, bias=False)
+        self.dropout, self.checkpointing = dropout, False
+
+    def forward(
+        self, branches: Sequence[Tensor], scores: Float[Tensor, "batch classes height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        pixels = self.pixels(*branches)
+        context = self._context(pixels, scores)
+        return nnf.dropout2d(self.bottleneck(context, pixels), self.dropout, self.training)
+
+    def _context(self, pixels: Tensor, scores: Tensor) -> Tensor:
+        if self.checkpointing:
+            return checkpointed(self._attend, pixels, scores, norms_of=self.attention)
+        return self._attend(pixels, scores)
+
+    def _attend(self, pixels: Tensor, scores: Tensor) -> Tensor:
+        return self.attention(pixels, gather_objects(pixels, scores))

@@ -1,0 +1,236 @@
+"""OVeNet, assembled: a shared trunk, a semantic head and an offset head (Figure 2), and the baselines without one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ovenet_core.fusion import fuse
+from ovenet_core.hrnet import (
+    HRNet,
+    PixelHead,
+    full_precision,
+    in_full_precision,
+    init_weights,
+    resize,
+)
+from ovenet_core.ocr import OCR
+from ovenet_core.offset_head import OffsetHead
+from ovenet_core.resampling import refine, resample, seed_positions
+
+BODIES = ("hrnet", "hrnet_ocr")
+WIDTHS = (18, 32, 40, 48)  # the published widths; any other positive one works as well
+Map = Float[Tensor, "batch classes height width"]
+
+
+@dataclass
+class Logits:
+    """Class logits at 1/4 resolution; with OCR also those of the auxiliary (coarse) classifier."""
+
+    main: Map
+    auxiliary: Map | None = None
+
+    def map(self, function: Callable[..., Tensor], *others: "Logits") -> "Logits":
+        """`function` of the main maps, and of the auxiliary maps where there are any."""
+        main = function(self.main, *(other.main for other in others))
+        if self.auxiliary is None:
+            return Logits(main)
+        return Logits(main, function(self.auxiliary, *(other.auxiliary for other in others)))
+
+
+@dataclass
+class Prediction:
+    """What the network returns, all at 1/4 of the picture's resolution.
+
+    Attributes:
+        initial, seed, fused: logits whose softmaxes are S_i, S_s and S_f; a baseline has `initial` alone.
+        offsets: o, [batch, 2, height, width], channels (dx, dy) in normalised image coordinates (`resampling`).
+        confidence: F, [batch, 1, height, width], in [0, 1].
+        align_corners: the network's convention for bilinear resizing, to be used when enlarging the logits.
+    """
+
+    initial: Logits
+    seed: Logits | None = None
+    fused: Logits | None = None
+    offsets: Float[Tensor, "batch 2 height width"] | None = None
+    confidence: Float[Tensor, "batch 1 height width"] | None = None
+    align_corners: bool = False
+
+    @property
+    def final(self) -> Logits:
+        """The logits to predict with: the fused ones, or a baseline's own."""
+        return self.initial if self.fused is None else self.fused
+
+    def outputs(self) -> dict[str, Logits]:
+        """The logits that are there, by the paper's names: S_i, S_s, S_f."""
+        named = {"S_i": self.initial, "S_s": self.seed, "S_f": self.fused}
+        return {name: logits for name, logits in named.items() if logits is not None}
+
+    def enlarged(self, logits: Map, size: Sequence[int]) -> Map:
+        """Logits (or offsets, or confidence) resized to (height, width)."""
+        return resize(logits, size, self.align_corners)
+
+
+class HRNetHead(nn.Module):
+    """The semantic head of HRNet: one hidden layer over the concatenated branches."""
+
+    def __init__(self, trunk: HRNet, num_classes: int):
+        super().__init__()
+        self.classifier = PixelHead(trunk.out_channels, num_classes, trunk.align_corners)
+
+    def forward(self, features: Sequence[Tensor]) -> Logits:
+        return Logits(self.classifier(features))
+
+
+class OCRHead(nn.Module):
+    """The semantic head of HRNet+OCR: coarse (auxiliary) logits, object-contextual features, final logits."""
+
+    def __init__(self, trunk: HRNet, num_classes: int, channels: int = 512, key_channels: int = 256):
+        super().__init__()
+        self.auxiliary = PixelHead(trunk.out_channels, num_classes, trunk.align_corners)
+        self.ocr = OCR(trunk.out_channels, channels, key_channels, trunk.align_corners)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+
+    def forward(self, features: Sequence[Tensor]) -> Logits:
+        auxiliary = self.auxiliary(features)
+        return Logits(in_full_precision(self.classifier, self.ocr(features, auxiliary)), auxiliary)
+
+
+class OVeNet(nn.Module):
+    """The Offset Vector Network; without an offset head, the baseline that it is built on.
+
+    Args:
+        trunk, semantic_head, offset_head: the parts, built outside and handed in (see `build`).
+        fuse_probabilities: resample and fuse softmax probabilities instead of logits; the paper found it inferior
+            (section 4.1). The auxiliary output stays logits, and the outputs are log-probabilities.
+        refinement_steps: how often an offset follows the offset of its seed (0 in the paper).
+        seed_align_corners: False only for networks trained with the other sampling convention (see `resampling`).
+        frozen: train the offset head alone; trunk, semantic head and their batch-norm statistics stand still.
+    """
+
+    def __init__(
+        self,
+        trunk: HRNet,
+        semantic_head: nn.Module,
+        offset_head: OffsetHead | None = None,
+        *,
+        fuse_probabilities: bool = False,
+        refinement_steps: int = 0,
+        seed_align_corners: bool = True,
+        frozen: bool = False,
+    ):
+        super().__init__()
+        if frozen and offset_head is None:
+            raise ValueError("frozen trains the offset head alone, but there is none: give offset_branch 4, 3 or 2")
+        self.trunk, self.semantic_head, self.offset_head = trunk, semantic_head, offset_head
+        self.fuse_probabilities, self.refinement_steps = fuse_probabilities, refinement_steps
+        self.seed_align_corners, self.frozen = seed_align_corners, frozen
+        for part in (trunk, semantic_head):
+            part.requires_grad_(not frozen)
+
+    def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Prediction:
+        """Image (RGB, normalised with the ImageNet mean and deviation) to the named outputs (section 3.2)."""
+        check_image(image)
+        features = self.trunk(image)
+        initial = self.semantic_head(features[4])  # C
+        if self.offset_head is None:
+            return Prediction(initial, align_corners=self.trunk.align_corners)
+        offsets, confidence = self.offset_head(features[self.offset_head.branch - 1])  # o, F
+        with full_precision(image.device):
+            return self.predict(initial, offsets, confidence)
+
+    def predict(self, initial: Logits, offsets: Tensor, confidence: Tensor) -> Prediction:
+        """Equations 2 to 4: resample the logits at the seeds, fuse by the confidence."""
+        convention = {"align_corners": self.seed_align_corners}
+        offsets = refine(offsets, self.refinement_steps, **convention)
+        seeds = seed_positions(offsets, **convention)
+        if self.fuse_probabilities:
+            initial = Logits(initial.main.softmax(dim=1), initial.auxiliary)
+        seed = initial.map(lambda c: resample(c, seeds, **convention))
+        fused = initial.map(lambda c, c_s: fuse(c, c_s, confidence), seed)
+        if self.fuse_probabilities:
+            initial, seed, fused = (Logits(log(x.main), x.auxiliary) for x in (initial, seed, fused))
+        return Prediction(initial, seed, fused, offsets, confidence, self.trunk.align_corners)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        if self.frozen:
+            self.trunk.eval()
+            self.semantic_head.eval()
+        return self
+
+
+def log(probabilities: Map) -> Map:
+    """Logarithm of probabilities; below the smallest normal number the gradient is zero, never infinite."""
+    return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+
+
+def check_image(image: Tensor) -> None:
+    """Raise ValueError unless the picture is large enough for four resolutions."""
+    height, width = image.shape[-2:]
+    if min(height, width) < 32:
+        raise ValueError(
+            f"the picture is {height}x{width} (height x width), but the lowest resolution is 1/32: "
+            f"both sides must be 32 or more; enlarge or pad it"
+        )
+
+
+def build(
+    body: str = "hrnet",
+    width: int = 48,
+    num_classes: int = 19,
+    offset_branch: int | None = 4,
+    tau: float = 0.5,
+    *,
+    blocks: int = 4,
+    align_corners: bool | None = None,
+    ocr_channels: int = 512,
+    ocr_key_channels: int = 256,
+    fuse_probabilities: bool = False,
+    refinement_steps: int = 0,
+    seed_align_corners: bool = True,
+    frozen: bool = False,
+    checkpointing: bool = False,
+) -> OVeNet:
+    """HRNet, HRNet+OCR, OVeNet (HRNet) or OVeNet (HRNet+OCR), with the protocol's initial values.
+
+    Args:
+        body: "hrnet" or "hrnet_ocr".
+        width: channels of the first branch (18, 32, 40, 48; the paper: 48).
+        num_classes: channels of the semantic head (19, 150, 11).
+        offset_branch: 4, 3 or 2 for OVeNet; None for the baseline.
+        tau: largest offset per axis in normalised image coordinates.
+        align_corners: convention of every bilinear resize; by default the reference's, True with OCR, else False.
+        checkpointing: compute activations again in the backward pass instead of keeping them.
+
+    Raises:
+        ValueError: naming the argument that is out of range.
+    """
+    for name, value, allowed in (("body", body, BODIES), ("offset_branch", offset_branch, (None, 4, 3, 2))):
+        if value not in allowed:
+            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
+    if not 0 < tau <= 2:
+        raise ValueError(f"tau is {tau}; expected above 0 and at most 2, the width of the image in its coordinates")
+    with_ocr = body == "hrnet_ocr"
+    trunk = HRNet(width, blocks, with_ocr if align_corners is None else align_corners)
+    head = OCRHead(trunk, num_classes, ocr_channels, ocr_key_channels) if with_ocr else HRNetHead(trunk, num_classes)
+    offset_head = None
+    if offset_branch is not None:
+        offset_head = OffsetHead(width, blocks, trunk.align_corners, offset_branch, tau)
+    network = OVeNet(
+        trunk,
+        head,
+        offset_head,
+        fuse_probabilities=fuse_probabilities,
+        refinement_steps=refinement_steps,
+        seed_align_corners=seed_align_corners,
+        frozen=frozen,
+    )
+    init_weights(network)
+    for module in network.modules():
+        if hasattr(module, "checkpointing"):
+            module.checkpointing = checkpointing
+    return network

@@ -1,0 +1,328 @@
+"""Pictures of labels, offsets, confidence, of what fusion changed, and of a run's history.
+
+Pictures are RGB, uint8 [height, width, 3]; labels are train ids, integer [height, width]. Functions that take
+`ax` draw into it, those that draw a whole figure return it.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from jaxtyping import Bool, Float, Integer, UInt8
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from torch import Tensor
+from torchvision.utils import draw_segmentation_masks, flow_to_image, make_grid
+
+from ovenet_core.benchmarks import Benchmark
+from ovenet_core.resampling import resample
+
+Picture = UInt8[np.ndarray, "height width 3"]
+Label = Integer[np.ndarray, "height width"] | Integer[Tensor, "height width"]
+Offsets = Float[Tensor, "2 rows columns"]
+Confidence = Float[Tensor, "1 rows columns"] | Float[Tensor, "rows columns"]
+Pixels = Integer[np.ndarray, "n 2"]  # (u, v): column, row
+Batch = Sequence | np.ndarray | Tensor  # one entry per picture
+
+TITLES = {"S_i": "initial $S_i$", "S_s": "seed-based $S_s$", "S_f": "fused $S_f$"}
+
+BLUE, ORANGE, GREEN, _, PURPLE = sns.color_palette("colorblind", 5)
+LINES = {  # column of the history: name, colour and dashes; each prediction keeps its own in every figure
+    "loss": ("total", "0.2", "-"),
+    "loss_initial": (r"$\mathcal{L}(S_i)$", BLUE, ":"),
+    "loss_seed": (r"$\mathcal{L}(S_s)$", ORANGE, "--"),
+    "loss_fused": (r"$\mathcal{L}(S_f)$", GREEN, "-"),
+    "loss_confidence": (r"$\mathcal{L}_F$", PURPLE, "-."),
+    "lr": ("learning rate", "0.2", "-"),
+    "miou_initial": (TITLES["S_i"], BLUE, ":o"),
+    "miou_seed": (TITLES["S_s"], ORANGE, "--s"),
+    "miou_fused": (TITLES["S_f"], GREEN, "-D"),
+}
+
+# What fusion did to a pixel; its place here is its code in `repair_map`. Told apart with any colour vision.
+REPAIRS = {
+    "unchanged": (242, 242, 242),
+    "repaired": (0, 114, 178),
+    "spoilt": (213, 94, 0),
+    "other error": (240, 200, 60),
+    "ignored": (150, 150, 150),
+}
+
+
+def array(values: np.ndarray | Tensor) -> np.ndarray:
+    """An array, from wherever a tensor lies."""
+    return values.numpy(force=True) if isinstance(values, Tensor) else values
+
+
+def label_picture(label: Label, benchmark: Benchmark) -> Picture:
+    """Train ids in the benchmark's colours; ignored pixels are black."""
+    colours = np.zeros((256, 3), np.uint8)
+    colours[: len(benchmark.colours)] = benchmark.colours
+    return colours[array(label)]
+
+
+def overlay(image: Picture, label: Label, benchmark: Benchmark, alpha: float = 0.5) -> Picture:
+    """The picture with class colours laid over it; ignored pixels stay as they are.
+
+    Args:
+        alpha: share of the class colour, from 0 (the picture alone) to 1 (the colours alone).
+    """
+    label = torch.as_tensor(array(label))
+    classes = [c for c in label.unique().tolist() if c != benchmark.ignore_label]
+    if not classes:
+        return image.copy()
+    masks = torch.stack([label == c for c in classes])
+    colours = [tuple(benchmark.colours[c]) for c in classes]
+    picture = draw_segmentation_masks(torch.tensor(image).permute(2, 0, 1), masks, alpha, colours)
+    return picture.permute(1, 2, 0).numpy()
+
+
+def gallery(pictures: Batch, columns: int = 4) -> Figure:
+    """Pictures of one size, side by side in rows of `columns`."""
+    batch = torch.stack([torch.as_tensor(array(p)).permute(2, 0, 1) for p in pictures])
+    grid = make_grid(batch, nrow=columns, padding=max(batch.shape[-1] // 50, 1), pad_value=255)
+    figure, ax = plt.subplots(figsize=(15, 15 * grid.shape[1] / grid.shape[2]), layout="constrained")
+    show(ax, grid.permute(1, 2, 0).numpy())
+    return figure
+
+
+def show(ax: Axes, picture: Picture, title: str = "") -> None:
+    """A picture without ticks or frame."""
+    ax.imshow(picture)
+    ax.set_title(title)
+    ax.set_axis_off()
+
+
+def as_seen(offsets: Offsets) -> Float[Tensor, "2 rows columns"]:
+    """Offsets in one unit along both axes, half the picture's width: angles are those that one sees."""
+    height, width = offsets.shape[-2:]
+    dx, dy = offsets.detach().float().cpu()
+    return torch.stack([dx, dy * ((height - 1) / max(width - 1, 1))])
+
+
+def usual_length(offsets: Batch, share: float = 0.98) -> float:
+    """A reference length for `offset_picture`: `share` of all vectors of these fields are no longer."""
+    lengths = torch.cat([as_seen(field).norm(dim=0).flatten() for field in offsets])
+    return max(float(np.quantile(lengths.numpy(), share)), 0.01)  # an all but zero field shall look white
+
+
+def offset_picture(offsets: Offsets, longest: float = 0.5) -> Picture:
+    """An offset field in the flow colours of Baker et al.: hue is direction, white zero, longer is stronger.
+
+    Args:
+        offsets: (dx, dy) in normalised image coordinates.
+        longest: vectors of this length or more have full colour. In halves of the picture's width: 0.5, the
+            paper's tau, is a quarter of the width. Pictures with the same `longest` are comparable.
+    """
+    if longest <= 0:
+        raise ValueError(f"longest is {longest}; expected more than 0, such as tau or usual_length(offsets)")
+    vectors = as_seen(offsets)
+    vectors = vectors * (longest / vectors.norm(dim=0).clamp_min(longest))
+    # flow_to_image scales by the longest vector it finds: add one of the reference length, and cut that off.
+    ruler = torch.tensor([longest, 0.0]).view(2, 1, 1).expand(2, vectors.shape[1], 1)
+    return flow_to_image(torch.cat([vectors, ruler], dim=2))[..., :-1].permute(1, 2, 0).numpy()
+
+
+def offset_wheel(ax: Axes, longest: float = 0.5) -> None:
+    """The legend of `offset_picture`: the colour of an offset that points from the centre to that place."""
+    y, x = torch.meshgrid(*[torch.linspace(-1, 1, 201)] * 2, indexing="ij")
+    wheel = offset_picture(torch.stack([x, y]) * longest, longest)
+    inside = (x**2 + y**2 <= 1).numpy()
+    ax.imshow(np.dstack([wheel, 255 * inside.astype(np.uint8)]), extent=(-1, 1, 1, -1))
+    ax.plot(0, 0, marker="+", color="black")
+    ax.set_axis_off()
+    ax.set_title(f"towards the seed;\nrim: {50 * longest:.2g}% of width", y=-0.05, va="top", size="small")
+
+
+def confidence_picture(confidence: Confidence) -> Picture:
+    """Confidence F in [0, 1], from dark (S_i decides) to bright (S_s decides)."""
+    values = array(confidence.float()).reshape(confidence.shape[-2:])
+    return plt.get_cmap("viridis")(values, bytes=True)[..., :3]
+
+
+def confidence_bar(ax: Axes) -> None:
+    """The legend of `confidence_picture`, inside `ax`."""
+    ax.set_axis_off()
+    colours = plt.cm.ScalarMappable(Normalize(0, 1), "viridis")
+    bar = ax.figure.colorbar(colours, cax=ax.inset_axes((0.05, 0.75, 0.9, 0.14)), orientation="horizontal")
+    bar.set_ticks([0, 0.5, 1], labels=["0\n$S_i$", "0.5", "1\n$S_s$"])
+
+
+def repair_map(
+    label: Label, initial: Label, fused: Label, ignore_label: int = 255
+) -> Integer[np.ndarray, "height width"]:
+    """What fusion did to each pixel, as the place of its name in `REPAIRS`."""
+    label, initial, fused = map(array, (label, initial, fused))
+    was, now, kinds = initial == label, fused == label, list(REPAIRS)
+    cases = {
+        "ignored": label == ignore_label,
+        "repaired": ~was & now,
+        "spoilt": was & ~now,
+        "other error": ~was & ~now & (initial != fused),
+    }
+    return np.select(list(cases.values()), [kinds.index(kind) for kind in cases], kinds.index("unchanged"))
+
+
+def repair_picture(label: Label, initial: Label, fused: Label, ignore_label: int = 255) -> Picture:
+    """What fusion did to each pixel, in the colours of `REPAIRS`."""
+    return np.array(list(REPAIRS.values()), np.uint8)[repair_map(label, initial, fused, ignore_label)]
+
+
+def legend(ax: Axes, colours: Mapping[str, Sequence[int]], columns: int = 1, **options) -> None:
+    """A legend of named RGB colours at the top left of `ax`, which shows nothing else."""
+    ax.set_axis_off()
+    patches = [Patch(facecolor=np.divide(c, 255), edgecolor="0.4", label=name) for name, c in colours.items()]
+    place = {"loc": "upper left", "borderaxespad": 0, "frameon": False}
+    box = ax.legend(handles=patches, ncols=columns, **place, **options)
+    box.set_in_layout(False)  # a long legend may reach beyond its axes without squeezing the pictures
+
+
+def repair_legend(ax: Axes) -> None:
+    """The legend of `repair_picture`."""
+    legend(ax, REPAIRS, handlelength=1)
+
+
+def class_colours(labels: Sequence, benchmark: Benchmark, share: float = 5e-4) -> dict[str, Sequence[int]]:
+    """Names and colours of the classes that cover at least `share` of the labels, in order of train id."""
+    counts = np.sum([np.bincount(array(label).ravel(), minlength=256) for label in labels], axis=0)
+    present = [c for c in np.flatnonzero(counts >= share * counts.sum()) if c != benchmark.ignore_label]
+    named = {benchmark.class_names[c]: benchmark.colours[c] for c in present}
+    return named | ({"ignored": (0, 0, 0)} if counts[benchmark.ignore_label] else {})
+
+
+def label_boundaries(label: Label, ignore_label: int = 255) -> Bool[np.ndarray, "height width"]:
+    """Pixels that touch one of another class, by a side. An ignored pixel makes no boundary."""
+    label = array(label)
+    valid, boundary = label != ignore_label, np.zeros(label.shape, bool)
+    for here, next_one in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+        edge = (label[here] != label[next_one]) & valid[here] & valid[next_one]
+        boundary[here] |= edge
+        boundary[next_one] |= edge
+    return boundary
+
+
+def spread_pixels(mask: Bool[np.ndarray, "height width"], count: int, seed: int = 0) -> Pixels:
+    """At most `count` pixels of the mask, evenly spread: each the farthest from those before it."""
+    pixels = np.argwhere(mask)[:, ::-1]
+    if len(pixels) == 0 or count <= 0:
+        return np.zeros((0, 2), int)
+    chosen = [np.random.default_rng(seed).integers(len(pixels))]
+    distances = np.full(len(pixels), np.inf)
+    while len(chosen) < min(count, len(pixels)):
+        distances = np.minimum(distances, ((pixels - pixels[chosen[-1]]) ** 2).sum(axis=1))
+        chosen.append(distances.argmax())
+    return pixels[chosen]
+
+
+def boundary_pixels(label: Label, count: int, seed: int = 0, ignore_label: int = 255) -> Pixels:
+    """At most `count` pixels at class boundaries, evenly spread over the picture."""
+    return spread_pixels(label_boundaries(label, ignore_label), count, seed)
+
+
+def seed_pixels(offsets: Offsets, pixels: Pixels, height: int, width: int) -> Float[np.ndarray, "n 2"]:
+    """The seed p + o(p), a place (u, v) inside the picture, of each pixel of a height x width picture.
+
+    The field may be smaller than the picture; it is read between its vectors, bilinearly.
+    """
+    half = torch.tensor([width - 1, height - 1]) / 2
+    positions = torch.from_numpy(np.ascontiguousarray(pixels)) / half - 1
+    field = offsets.detach().float().cpu()[None]
+    vectors = resample(field, positions.view(1, 1, -1, 2)).view(2, -1).T
+    return (((positions + vectors).clamp(-1, 1) + 1) * half).numpy()
+
+
+def seed_arrows(ax: Axes, image: Picture, offsets: Offsets, pixels: Pixels) -> None:
+    """The picture, with a dot on each of the pixels and an arrow from it to its seed pixel."""
+    show(ax, image)
+    ax.plot(*pixels.T, "o", markersize=7, markerfacecolor="#f0c83c", markeredgecolor="black")
+    steps = seed_pixels(offsets, pixels, *image.shape[:2]) - pixels
+    thick = {"width": 0.004, "headwidth": 4, "headlength": 4, "headaxislength": 4}
+    rim = {"facecolor": "white", "edgecolor": "black", "linewidth": 0.8, "zorder": 3}
+    ax.quiver(*pixels.T, *steps.T, angles="xy", scale_units="xy", scale=1, **thick, **rim)
+
+
+def prediction_grid(
+    images: Batch,
+    labels: Batch,
+    maps: Mapping[str, Batch],
+    benchmark: Benchmark,
+    offsets: Batch | None = None,
+    confidence: Batch | None = None,
+    longest: float | None = None,
+) -> Figure:
+    """One row per picture: input, label, predicted classes, offsets, confidence, what fusion did; legends.
+
+    Args:
+        images, labels: the pictures and their true train ids, at any size.
+        maps: predicted train ids per picture, by the paper's names "S_i", "S_s", "S_f", or some of these.
+        offsets: [batch, 2, h, w] as the network returns them; None for a network without.
+        confidence: [batch, 1, h, w].
+        longest: the length with full colour (`offset_picture`); by default the usual one in these pictures.
+    """
+    columns = {"input": [array(image) for image in images]}
+    columns["label"] = [label_picture(label, benchmark) for label in labels]
+    for name in (name for name in TITLES if name in maps):
+        columns[TITLES[name]] = [label_picture(classes, benchmark) for classes in maps[name]]
+    classes, wide = class_colours([*labels, *chain(*maps.values())], benchmark), len(columns)
+    legends = {"input": lambda ax: legend(ax, classes, wide)}
+    if offsets is not None:
+        longest = longest or usual_length(offsets)
+        columns["offsets $o$"] = [offset_picture(field, longest) for field in offsets]
+        legends["offsets $o$"] = lambda ax: offset_wheel(ax, longest)
+    if confidence is not None:
+        columns["confidence $F$"] = [confidence_picture(f) for f in confidence]
+        legends["confidence $F$"] = confidence_bar
+    if {"S_i", "S_f"} <= maps.keys():
+        triples = zip(labels, maps["S_i"], maps["S_f"], strict=True)
+        columns["what fusion did"] = [repair_picture(*t, benchmark.ignore_label) for t in triples]
+        legends["what fusion did"] = repair_legend
+    return picture_table(columns, legends, 0.4 * max(-(-len(classes) // wide), 5))
+
+
+def picture_table(columns: Mapping[str, Sequence], legends: Mapping, legend_height: float) -> Figure:
+    """Named columns of pictures, one row for each picture, with a legend (inches high) below some columns."""
+    shapes = [picture.shape for picture in columns["input"]]
+    heights = [2.6 * height / width for height, width, _ in shapes] + [legend_height]
+    with sns.plotting_context("talk"):
+        figure = plt.figure(figsize=(2.6 * len(columns), sum(heights) + 0.5), layout="constrained")
+        axes = figure.subplots(len(heights), len(columns), squeeze=False, height_ratios=heights)
+        for place, (title, pictures) in enumerate(columns.items()):
+            for row, picture in enumerate(pictures):
+                show(axes[row, place], picture, title if row == 0 else "")
+            legends.get(title, Axes.set_axis_off)(axes[-1, place])
+    return figure
+
+
+def training_curves(history: pd.DataFrame) -> Figure:
+    """Loss and its parts, learning rate, and validation mIoU of S_i, S_s and S_f against the iteration.
+
+    Args:
+        history: one row per logged iteration: iteration, lr, loss, loss_*, and miou_* in [0, 1], NaN between
+            validations. What a network does not have (a baseline has no offsets) may be missing.
+    """
+    history, window = history.set_index("iteration"), max(len(history) // 50, 1)
+    losses = history.filter(regex="^loss").rolling(window, min_periods=1).mean()
+    with sns.axes_style("whitegrid"), sns.plotting_context("talk", font_scale=0.9):
+        figure, axes = plt.subplots(1, 3, figsize=(20, 5.5), layout="constrained", width_ratios=[4, 3, 4])
+        curves(axes[0], losses, f"loss (running mean of {window})" if window > 1 else "loss")
+        axes[0].set_ylim(bottom=0)
+        curves(axes[1], history[["lr"]], "learning rate")
+        curves(axes[2], 100 * history.filter(regex="^miou"), "validation mIoU (%)")
+    return figure
+
+
+def curves(ax: Axes, table: pd.DataFrame, title: str) -> None:
+    """One line, as in `LINES`, per column of the table that has values, against the iteration."""
+    for column, (name, colour, dashes) in LINES.items():
+        values = table[column].dropna() if column in table else ()
+        if len(values):
+            ax.plot(values, dashes, color=colour, label=name)
+    ax.set(title=title, xlabel="iteration")
+    if len(table.columns) > 1:
+        ax.legend()

@@ -1,0 +1,58 @@
+"""The files of a run: written whole or not at all, with what is needed to trace a number to its origin."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torchvision
+
+
+def write_atomically(path: Path, write: Callable, mode: str = "w") -> None:
+    """Call `write(file)` on a temporary file beside `path`, then put it in its place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, mode) as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    write_atomically(path, lambda f: json.dump(value, f, indent=1, allow_nan=False))
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that numbers depend on."""
+    packages = {"torch": torch, "torchvision": torchvision, "numpy": np, "opencv": cv2}
+    return {"python": platform.python_version()} | {name: p.__version__ for name, p in packages.items()}
+
+
+def hardware(device: torch.device) -> str:
+    """The device, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def commit() -> str:
+    """The commit of this code, with `+` if it was changed since; "unknown" outside of git."""
+    try:
+        return _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
