@@ -350,3 +350,15 @@ def benchmark(name: str) -> Benchmark:
         raise DataError(f"benchmark {name!r}: expected one of {', '.join(sorted(BENCHMARKS))}; "
                         f"did you mean {nearest!r}?")
     return BENCHMARKS[name]
+
+
+def find(name: str, *places: str | Path) -> Path:
+    """The folder or file of that name in the first of `places` that has it.
+
+    Raises:
+        DataError: none has it.
+    """
+    for place in places:
+        if (Path(place) / name).exists():
+            return Path(place) / name
+    raise DataError(f"{name} is in none of {', '.join(str(place) for place in places)}; put it there, or give its path")

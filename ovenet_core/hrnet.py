@@ -285,8 +285,8 @@ def init_weights(module: nn.Module, std: float = 0.001) -> None:
 def checkpointed(function: Callable, *inputs: Tensor, norms_of: nn.Module | None = None):
     """`function(*inputs)` whose activations are computed again in the backward pass instead of being kept.
 
-    Running batch-norm statistics see each batch once: the momentum of those in `norms_of` (by default the function
-    itself) is 0 while the pass is repeated.
+    Running batch-norm statistics see each batch once: those in `norms_of` (by default the function itself) stand still
+    while the pass is repeated.
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():  # the compiler itself decides what to keep
         return function(*inputs)
@@ -303,11 +303,12 @@ def checkpointed(function: Callable, *inputs: Tensor, norms_of: nn.Module | None
 
 @contextlib.contextmanager
 def _still_statistics(norms: list[nn.Module]) -> Iterator[None]:
-    momenta = [m.momentum for m in norms]
+    # A momentum of 0 keeps the averages; without a counter nothing is counted.
+    kept = [(m, m.momentum, m.num_batches_tracked) for m in norms]
     for m in norms:
-        m.momentum = 0.0
+        m.momentum, m.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for m, momentum in zip(norms, momenta, strict=True):
-            m.momentum = momentum
+        for m, momentum, count in kept:
+            m.momentum, m.num_batches_tracked = momentum, count

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -69,9 +68,9 @@ class Prediction:
         named = {"S_i": self.initial, "S_s": self.seed, "S_f": self.fused}
         return {name: logits for name, logits in named.items() if logits is not None}
 
-    def enlarged(self, logits: Map, size: Sequence[int]) -> Map:
-        """Logits (or offsets, or confidence) resized to (height, width)."""
-        return resize(logits, size, self.align_corners)
+    def enlarged(self, values: Map, size: Sequence[int]) -> Float[Tensor, "batch classes rows columns"]:
+        """Logits (or offsets, or confidence) resized to (rows, columns)."""
+        return resize(values, size, self.align_corners)
 
 
 class HRNetHead(nn.Module):
@@ -155,7 +154,7 @@ class OVeNet(nn.Module):
             initial, seed, fused = (Logits(log(x.main), x.auxiliary) for x in (initial, seed, fused))
         return Prediction(initial, seed, fused, offsets, confidence, self.trunk.align_corners)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "OVeNet":
         super().train(mode)
         if self.frozen:
             self.trunk.eval()

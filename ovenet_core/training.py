@@ -6,7 +6,7 @@ lasts, `checkpoint.safetensors` and `result.json` when it is done. Every file is
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -24,9 +24,9 @@ from tqdm.auto import tqdm
 from ovenet_core.augment import generator, random_crop
 from ovenet_core.benchmarks import Benchmark, Sample, benchmark, fingerprint
 from ovenet_core.experiments import Experiment
-from ovenet_core.inference import evaluate, normalise
+from ovenet_core.inference import evaluate, normalise, predict
 from ovenet_core.losses import OVeNetLoss
-from ovenet_core.ovenet import OVeNet, build
+from ovenet_core.ovenet import OVeNet, Prediction, build
 from ovenet_core.runs import commit, hardware, versions, write_atomically, write_json
 from ovenet_core.weights import LoadReport, load_official, read_state
 
@@ -159,6 +159,7 @@ class Trainer:
         self.data = benchmark(experiment.benchmark)
         self.train_samples = self.data.samples(data_root, experiment.train_split)
         self.val_samples = self.data.samples(data_root, experiment.val_split)
+        self.pictures = TrainingPictures(self.data, self.train_samples, experiment, seed)
         self.batches = Batches(len(self.train_samples), experiment.batch_size, experiment.epochs, seed)
         self.snapshot_every = snapshot_every or self.batches.per_epoch
 
@@ -174,6 +175,7 @@ class Trainer:
             momentum=experiment.momentum,
             weight_decay=experiment.weight_decay,
         )
+        self.commit = commit()  # of the code as it runs, whatever becomes of the files meanwhile
         self.iteration, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, float] = {}  # of the loss terms since the last row of the history
@@ -212,13 +214,12 @@ class Trainer:
         network = torch.compile(self.network) if self.experiment.compile else self.network
         self.batches.start = self.iteration
         total = self.batches.total
-        pictures = TrainingPictures(self.data, self.train_samples, self.experiment, self.seed)
         loader = DataLoader(
-            pictures,
+            self.pictures,
             batch_sampler=self.batches,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
-            persistent_workers=self.workers > 0,
+            generator=torch.Generator(),  # else it draws from torch's random state, whose place a resumed run needs
         )
         bar = tqdm(total=total, initial=self.iteration, desc="training", unit="it", disable=not self.progress)
         started = time.perf_counter() - self.seconds
@@ -233,7 +234,7 @@ class Trainer:
         bar.close()
         return self._finish()
 
-    def _step(self, network: Callable, images: Tensor, labels: Tensor, names: list[str], total: int) -> None:
+    def _step(self, network: Callable, images: Tensor, labels: Tensor, names: Sequence[str], total: int) -> None:
         rate = poly(self.experiment, self.iteration, total)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -291,6 +292,13 @@ class Trainer:
                 progress=self.progress,
             )
 
+    def predict(self, image: np.ndarray) -> Prediction:
+        """The prediction for one picture, as `evaluate` makes it."""
+        self.network.eval()
+        size, layout = self.experiment.picture_size, self.experiment.channels_last
+        with autocast(self.experiment, self.device):
+            return predict(self.network, image, picture_size=size, channels_last=layout)
+
     def _identity(self) -> dict[str, Any]:
         return {"config_hash": self.experiment.config_hash, "seed": self.seed}
 
@@ -344,7 +352,7 @@ class Trainer:
             "initial_weights": str(self.load_report or "random"),
             "duration_seconds": round(self.seconds, 1),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "commit": commit(),
+            "commit": self.commit,
             "versions": versions(),
             "hardware": hardware(self.device),
             "experiment": asdict(self.experiment),

@@ -1,0 +1,466 @@
+"""What stands in a generated scene: a street laid out from a seed, as coloured polygons in metres.
+
+World axes: x to the right, y up from the ground, z ahead of the camera, which is `EYE` metres above (0, 0, 0).
+Colours are RGB in [0, 255]; a part is a flat polygon (corners, 2) with its colour.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from ovenet_core.benchmarks import CITYSCAPES_LABELS
+
+LABEL_ID = {label.name: label.id for label in CITYSCAPES_LABELS}
+EYE, FAR = 1.5, 150.0  # height of the camera and length of the street, metres
+
+Number = float | int
+Colour = np.ndarray | tuple[Number, Number, Number]
+Part = tuple[np.ndarray, Colour]
+Line = Sequence[Number]  # x0, y0, x1, y1
+
+
+class Face(NamedTuple):
+    """Polygons of one colour that do not overlap."""
+
+    points: np.ndarray  # (corners, 3), or (polygons, corners, 3)
+    colour: Colour | None  # None: only the ids change
+    ident: int | None = None  # instance id, or label id where there are no instances; None: only the colours change
+    casts: bool = False  # whether it throws a shadow on the ground
+
+
+def _palette(*colours: tuple[int, int, int]) -> np.ndarray:
+    return np.array(colours, float)
+
+
+_ASPHALTS, _GRASS = _palette((92, 92, 96), (108, 106, 104), (82, 84, 92)), _palette((112, 142, 72))
+_PAVINGS, _TRIMS = _palette((172, 166, 160), (186, 174, 160), (158, 160, 164)), _palette((216, 208, 196))
+_FACADES = _palette((222, 190, 150), (196, 116, 88), (232, 220, 196), (164, 176, 188), (158, 98, 80), (218, 198, 128),
+                    (154, 174, 150), (208, 150, 130))
+_ROOFS = _palette((146, 74, 58), (88, 88, 98), (112, 80, 68), (126, 100, 92))
+_STONES, _BARKS = _palette((176, 162, 146), (158, 104, 86), (150, 150, 152)), _palette((92, 74, 58))
+_LEAVES = _palette((88, 128, 52), (70, 112, 58), (112, 140, 56), (128, 132, 48), (62, 100, 66))
+_PAINTS = _palette((226, 228, 230), (168, 174, 180), (40, 42, 48), (176, 34, 38), (34, 62, 118), (48, 92, 80),
+                   (224, 176, 46), (96, 110, 126), (148, 176, 200))
+_CLOTHES = _palette((52, 58, 84), (168, 52, 56), (60, 92, 138), (214, 190, 96), (74, 104, 76), (208, 206, 200),
+                    (120, 78, 112), (216, 120, 58))
+_SKINS = _palette((232, 190, 160), (198, 148, 112), (120, 82, 60))
+_GLASS, _TYRE, _STEEL, _SILVER = _palette((62, 78, 94), (26, 26, 28), (112, 116, 120), (152, 154, 158))
+_WHITE, _RED, _BLUE, _YELLOW = _palette((232, 232, 226), (200, 34, 38), (36, 84, 170), (240, 200, 50))
+
+
+# -- Shapes
+
+
+def circle(corners: int) -> np.ndarray:
+    """A regular polygon of radius 1."""
+    angle = (np.arange(corners) + 0.5) * (2 * np.pi / corners)
+    return np.stack((np.cos(angle), np.sin(angle)), axis=1)
+
+
+def _disc(x: Number, y: Number, rx: Number, ry: Number | None = None) -> np.ndarray:
+    return circle(18) * (rx, ry or rx) + (x, y)
+
+
+def _rectangle(x0: Number, y0: Number, x1: Number, y1: Number) -> np.ndarray:
+    return np.array(((x0, y0), (x0, y1), (x1, y1), (x1, y0)))
+
+
+def _bars(colour: Colour, thick: Number, *lines: Line) -> list[Part]:
+    """Lines drawn with a thickness."""
+    ends = np.array(lines, float).reshape(-1, 2, 2)
+    along = ends[:, 1] - ends[:, 0]
+    side = along[:, ::-1] * (-1, 1) / np.hypot(*along.T)[:, None] * thick / 2
+    return [(np.stack((a - s, a + s, b + s, b - s)), colour) for (a, b), s in zip(ends, side, strict=True)]
+
+
+def _facade(x: Number, spans: Iterable[Line], colour: Colour | None, ident: int | None = None, casts=False) -> Face:
+    """Rectangles (z0, y0, z1, y1) in the plane along the street at x."""
+    quads = [((x, y0, z0), (x, y1, z0), (x, y1, z1), (x, y0, z1)) for z0, y0, z1, y1 in spans]
+    return Face(np.array(quads), colour, ident, casts)
+
+
+_TRIANGLE, _BOARD = np.array(((-0.45, -0.3), (0, 0.5), (0.45, -0.3))), _rectangle(-0.35, -0.35, 0.35, 0.35)
+_DIAMOND = np.array(((0, 0.46), (0.46, 0), (0, -0.46), (-0.46, 0)))
+_PLATES = (  # of traffic signs
+    [(_disc(0, 0, 0.38), _RED), (_disc(0, 0, 0.27), _WHITE), (_BOARD * 0.35, _TYRE)],
+    [(_disc(0, 0, 0.38), _BLUE), (_BOARD * (0.2, 0.6), _WHITE)],
+    [(_TRIANGLE, _RED), (_TRIANGLE * 0.6, _WHITE)],
+    [(_DIAMOND, _WHITE), (_DIAMOND * 0.75, _YELLOW)],
+    [(_BOARD * (2.2, 0.7), _YELLOW), (_BOARD * (1.7, 0.2), _TYRE)],
+)
+_TUBES = ((-0.56, 0.34, -0.2, 0.85), (-0.2, 0.85, 0.02, 0.3), (0.02, 0.3, -0.56, 0.34), (0.02, 0.3, 0.42, 0.85),
+          (-0.15, 0.8, 0.42, 0.85), (0.56, 0.34, 0.38, 1.05))  # the frame of a bicycle
+_ENGINE = np.array(((-0.75, 0.7), (-0.6, 0.9), (0.3, 0.98), (0.5, 0.75), (0.25, 0.35), (-0.35, 0.35)))
+
+
+class _Vehicle(NamedTuple):
+    """A shape in metres, seen from the side (along, up)."""
+
+    width: float
+    profile: tuple[tuple[Number, Number], ...]  # from the rear to the front
+    glass: tuple[tuple[Number, Number], ...]  # rear end from below to above, front end from above to below
+    panes: int
+    wheels: tuple[float, ...]
+    radius: float
+
+
+_VEHICLES = {
+    name: _Vehicle(width, profile, cab or profile[1:5], *rest) for name, width, profile, cab, *rest in (
+        ("car", 1.8, ((-2.1, .32), (-2.15, .92), (-1.7, 1.44), (.3, 1.47), (1.05, .97), (2, .82), (2.1, .32)), (),
+         2, (-1.3, 1.3), .33),
+        ("van", 1.95, ((-2.4, .32), (-2.45, 1.15), (-2.3, 2), (1, 2.05), (1.7, 1.15), (2.3, 1), (2.4, .32)), (),
+         3, (-1.5, 1.55), .35),
+        ("truck", 2.5, ((-4.5, .6), (-4.5, 3.5), (1.9, 3.5), (2, 3), (3.6, 2.9), (3.9, 1.7), (3.95, .4)),
+         ((2.3, 1.7), (2.3, 2.9), (3.6, 2.9), (3.9, 1.7)), 1, (-3.4, -2.3, 2.9), .5),
+        ("bus", 2.5, ((-5.8, .4), (-5.8, 1.6), (-5.65, 3.1), (5.6, 3.1), (5.8, 1.4), (5.8, .4)), (),
+         7, (-3.4, 3.6), .48),
+        ("train", 2.5, ((-4.6, .3), (-4.6, 1.6), (-4.4, 3.4), (4.4, 3.4), (4.6, 1.6), (4.6, .3)), (),
+         5, (-3.0, 3.0), .35),
+    )
+}
+
+
+def _patch(corners: Sequence, u0: Number, u1: Number, v0: Number, v1: Number) -> np.ndarray:
+    """The part of a quadrilateral from u0 to u1 along its first and v0 to v1 along its second edge, all in [0, 1]."""
+    a, b, c, d = np.array(corners)
+    return np.array([(1 - v) * ((1 - u) * a + u * b) + v * ((1 - u) * d + u * c)
+                     for u, v in ((u0, v0), (u1, v0), (u1, v1), (u0, v1))])
+
+
+@cache
+def _panels(kind: str) -> list[tuple[np.ndarray, list[Part]]]:
+    """The outer faces of a vehicle with what is painted on them; axes: metres along, metres up, half widths across."""
+    shape, panels = _VEHICLES[kind], []
+    for edge, (start, end) in enumerate(pairwise(shape.profile)):
+        face = ((*start, -1), (*end, -1), (*end, 1), (*start, 1))
+        details: list[Part] = []
+        if (start, end) in (shape.glass[:2], shape.glass[2:]):
+            details = [(_patch(face, 0.1, 0.9, 0.07, 0.93), _GLASS)]
+        elif edge in (0, len(shape.profile) - 2):  # the rear and the front: bumper, number plate and lamps
+            upwards = face if edge == 0 else (face[1], face[0], face[3], face[2])
+            low, high = np.array((0.13, 0.42)) / abs(end[1] - start[1])
+            lamp = (214, 30, 30) if edge == 0 else (246, 240, 214)
+            details = [(_patch(upwards, u0, u1, v0, v1), colour) for u0, u1, v0, v1, colour in (
+                (0, low, 0, 1, (48, 50, 54)), (low, 2 * low, .36, .64, _WHITE),
+                (2 * low, high, .04, .19, lamp), (2 * low, high, .81, .96, lamp))]
+        panels.append((np.array(face), details))
+    u = np.linspace(0.04, 0.96, shape.panes + 1)
+    flat = [(_patch(shape.glass, 0.1, 0.85, v0, v1 - 0.03), _GLASS * 0.85) for v0, v1 in pairwise(u)]
+    flat += [(_disc(wheel, shape.radius, radius), colour) for wheel in shape.wheels
+             for radius, colour in ((shape.radius, _TYRE), (shape.radius / 2, _SILVER))]
+    for s in (-1, 1):
+        panels.append((np.insert(shape.profile[::s], 2, s, axis=1),
+                       [(np.insert(polygon, 2, s, axis=1), colour) for polygon, colour in flat]))
+    return panels
+
+
+# -- The street
+
+
+class Street:
+    """The layout of one scene: `ground` is painted first, then `upright`, which is sorted from far to near.
+
+    Args:
+        seed: of the layout.
+        sunlight: strength of the sun, in [0, 1].
+    """
+
+    def __init__(self, seed: int, sunlight: float = 0.5):
+        self.rng, self.sunlight = np.random.default_rng([seed, 0]), sunlight
+        side, ahead = self.pick((-1, 1)) * self.rng.uniform(0.5, 0.8), self.rng.uniform(-0.6, 0.1)
+        self.sun = np.array((side, 0.6, ahead))  # the direction to it
+        self.bonnet = self.pick(_PAINTS) * 0.7 if self.chance(0.35) else None  # of the camera's own car
+        self.asphalt = self.pick(_ASPHALTS)
+        self.ground: list[Face] = []
+        self.backdrop: list[Face] = []
+        self.things: list[tuple[float, list[Face]]] = []  # distance and faces
+        self.count: Counter[str] = Counter()
+        # Each of the rarer vehicles comes in every fourth seed, so that a small set has all classes.
+        self.special = ("bus", "train", "motorcycle", "truck")[seed % 4]
+        self.tracks = 3.4 if self.special == "train" else 0.0  # width taken by the tram at the left kerb
+        self.parking = self.chance(0.5), self.chance(0.6)
+        self.kerbs = -5.1 - 2.2 * self.parking[0] - self.tracks, 2.0 + 2.2 * self.parking[1]
+        self.walks = self.rng.uniform(2.2, 4.5), self.rng.uniform(2.2, 4.5)
+        self.crossing = self.rng.uniform(17, 38)
+        self.lay_ground()
+        self.close_the_view()
+        for side in (-1, 1):
+            self.line_with_lots(side)
+            self.furnish(side)
+        self.fill_lanes()
+        self.let_people_cross()
+        self.things.sort(key=lambda thing: -thing[0])
+        self.upright = [*self.backdrop, *(face for _, faces in self.things for face in faces)]
+
+    def pick(self, options: Sequence | np.ndarray):
+        return options[int(self.rng.integers(len(options)))]
+
+    def chance(self, probability: float) -> bool:
+        return bool(self.rng.random() < probability)
+
+    def colour(self, palette: np.ndarray) -> np.ndarray:
+        """A colour near one of the palette."""
+        return self.pick(palette) + self.rng.uniform(-11, 11, 3)
+
+    def light(self, *normal: Number) -> float:
+        """Brightness of a surface: a share from the whole sky and one from the sun."""
+        return 0.72 + self.sunlight * max(0.0, float(np.dot(normal, self.sun)))
+
+    def instance(self, name: str) -> int:
+        """The id of the next thing of a class."""
+        self.count[name] += 1
+        return LABEL_ID[name] * 1000 + self.count[name] - 1
+
+    def put(self, thing: Callable, x: Number, z: Number, *arguments):
+        """Have `thing(x, z, ...)` stand in the street."""
+        self.things.append((z, thing(x, z, *arguments)))
+
+    def stand(self, x: Number, z: Number, parts: Iterable[Part], ident: int, turn: Number = 0) -> list[Face]:
+        """Parts in a vertical plane through (x, z), turned by `turn` radians away from facing the camera."""
+        axes = np.array(((np.cos(turn), 0, np.sin(turn)), (0, 1, 0)))
+        return [Face(polygon @ axes + (x, 0, z), colour, ident, True) for polygon, colour in parts]
+
+    def pave(self, x0: Number, x1: Number, z0: Number, z1: Number, colour: Colour, name: str):
+        quad = np.array(((x0, 0, z0), (x0, 0, z1), (x1, 0, z1), (x1, 0, z0)))
+        self.ground.append(Face(quad, colour, LABEL_ID[name]))
+
+    def darken(self, x: Number, z: Number, width: Number, length: Number, yaw: Number = 0):
+        """The dark spot where something stands on the ground."""
+        axes = np.array(((np.cos(yaw), 0, -np.sin(yaw)), (np.sin(yaw), 0, np.cos(yaw))))
+        self.ground.append(Face(circle(14) * (width / 2, length / 2) @ axes + (x, 0, z), self.asphalt * 0.5))
+
+    # -- What lines it
+
+    def lay_ground(self):
+        (left, right), crossing, paving = self.kerbs, self.crossing, self.colour(_PAVINGS)
+        self.pave(-400, 400, 1, 900, self.colour(_GRASS), "terrain")
+        self.pave(left - self.walks[0], right + self.walks[1], 1, FAR, paving, "sidewalk")
+        self.pave(-60, 60, crossing - 2.5, crossing + 11.5, paving, "sidewalk")
+        self.pave(left - 0.18, right + 0.18, 1, FAR, paving * 1.15, "sidewalk")  # the kerb stones
+        self.pave(left, right, 1, FAR + 20, self.asphalt, "road")
+        self.pave(-60, 60, crossing, crossing + 9, self.asphalt, "road")
+        if self.tracks:
+            self.pave(left, left + 3.2, 1, FAR, paving * 0.75, "rail track")
+            for x in (left + 0.85, left + 2.3):
+                self.pave(x, x + 0.12, 1, FAR, (70, 72, 78), "rail track")
+        for z in np.arange(3.0, FAR, 9.0):
+            if not crossing - 6 < z < crossing + 9:
+                self.pave(-1.72, -1.58, z, z + 4.5, _WHITE, "road")
+        for x in np.arange(left + self.tracks + 0.3, right - 0.4, 0.9):
+            self.pave(x, x + 0.5, crossing - 5, crossing - 2.2, _WHITE, "road")
+        self.pave(-1.6, right - 0.2, crossing - 6.6, crossing - 6.2, _WHITE, "road")
+
+    def close_the_view(self):
+        """A skyline of houses and trees across the end of the street."""
+        for x in self.rng.permutation(np.arange(-230.0, 231.0, 13.0)):
+            z, height = self.rng.uniform((FAR + 20, 7), (FAR + 60, 13))
+            block = [(_rectangle(-9, 0, 9, 1.6 * height), self.colour(_FACADES))]
+            house = self.stand(x, z, block, LABEL_ID["building"])
+            self.backdrop += house if self.chance(0.45) else self.bush(x, z, 0, height, 9, 9)
+
+    def line_with_lots(self, side: int):
+        """Houses, fences, walls, hedges and lawns along one side (-1 left, 1 right), some behind a verge."""
+        lots = (self.house, self.house, self.house, self.fence, self.wall, self.hedge, self.lawn)
+        order = [lots[i] for _ in range(3) for i in self.rng.permutation(len(lots))]
+        x = self.kerbs[side > 0] + side * (self.walks[side > 0] + self.pick((0.0, 0.0, self.rng.uniform(1, 3))))
+        faces: list[list[Face]] = []
+        for start, end in ((3, self.crossing - 2.5), (self.crossing + 11.5, FAR)):  # before and after the crossing
+            borders = np.linspace(start, end, round((end - start) / 12.5) + 1)
+            borders[1:-1] += self.rng.uniform(-2, 2, len(borders) - 2)
+            faces += [order.pop()(side, x, z0, z1) for z0, z1 in pairwise(borders.tolist())]
+        self.backdrop += [face for lot in reversed(faces) for face in lot]
+
+    def house(self, side: int, x: Number, z0: Number, z1: Number) -> list[Face]:
+        ident, back, lit = LABEL_ID["building"], x + side * 11, self.light(-side, 0, 0)
+        colour, floors = self.colour(_FACADES), np.arange(self.pick((1, 2, 3, 4)))
+        eaves = 6.95 + 3.15 * floors[-1]
+        ridge = (x + back) / 2, eaves + self.rng.uniform(1.5, 4)
+        gable = ((x, 0, z0), (x, eaves, z0), (*ridge, z0), (back, eaves, z0), (back, 0, z0))
+        roof = ((x, eaves, z0), (x, eaves, z1), (*ridge, z1), (*ridge, z0))
+        bays, bay = np.linspace(z0, z1, round((z1 - z0) / 2.8), endpoint=False, retstep=True)
+        panes = [(z + 0.28 * bay, sill, z + 0.72 * bay, sill + 1.7) for sill in 4.6 + 3.15 * floors for z in bays]
+        shop = [(z + 0.12 * bay, self.pick((0.1, 0.5, 1.3)), z + 0.88 * bay, 2.7) for z in bays]
+        bright = [pane for pane in panes if self.chance(0.25)] or panes[:1]  # curtains, or a mirrored sky
+        trim = [(z0, 3.5, z1, 3.75), (z0, eaves - 0.3, z1, eaves), *(np.array(panes) + (-0.14, -0.14, 0.14, 0.14))]
+        return [
+            Face(np.array(gable), colour * self.light(0, 0, -1), ident, True),
+            Face(np.array(roof), self.colour(_ROOFS) * self.light(-side * 0.6, 0.8, 0), ident),
+            _facade(x, [(z0, 0, z1, eaves)], colour * lit, ident, True),
+            _facade(x, trim, self.colour(_TRIMS) * lit),
+            _facade(x, panes + shop, _GLASS * lit),
+            _facade(x, bright, self.pick(((214, 204, 176), (150, 178, 204)))),
+        ]
+
+    def bush(self, x: Number, z: Number, low: Number, high: Number, radius: Number, blobs: int) -> list[Face]:
+        """A ball of leaves between two heights: dark blobs below, and lighter ones upwards and to the sun."""
+        leaf, level = self.colour(_LEAVES), np.linspace(0, 1, blobs)
+        across = self.rng.uniform(-1, 1, blobs) * (0.25 + 0.75 * np.sqrt(1 - (1.6 * level - 0.75) ** 2))
+        centre = np.stack((across * radius, low + (high - low) * (0.15 + 0.75 * level)), axis=1)[:, None]
+        leaves = centre + self.rng.uniform(0.22, 0.42, (blobs, 1, 1)) * radius * circle(9)
+        glow = self.rng.uniform(0.68, 0.83, blobs) + 0.32 * level + 0.35 * self.sunlight * across * np.sign(self.sun[0])
+        parts = [(_disc(0, (low + high) / 2, radius * 0.9, (high - low) * 0.46), leaf * 0.72)]
+        parts += [(blob, leaf * tone) for blob, tone in zip(leaves, glow, strict=True)]
+        return self.stand(x, z, parts, LABEL_ID["vegetation"])
+
+    def tree(self, x: Number, z: Number) -> list[Face]:
+        top, radius, lean = self.rng.uniform((5.5, 1.4, -0.2), (8.5, 2.3, 0.2))
+        trunk = _bars(self.colour(_BARKS), 0.28, (0, 0, lean, top * 0.6))
+        return self.stand(x, z, trunk, LABEL_ID["vegetation"]) + self.bush(x, z, top * 0.36, top, radius, 20)
+
+    def bushes(self, x: Number, z0: Number, z1: Number, height: Number, radius: Number) -> list[Face]:
+        return [face for z in np.arange(z1, z0, -1.2 * radius)
+                for face in self.bush(x, z, 0, height * self.rng.uniform(0.8, 1.2), radius, 8)]
+
+    def lawn(self, side: int, x: Number, z0: Number, z1: Number) -> list[Face]:
+        tree = self.tree(x + side * self.rng.uniform(3, 7), (z0 + z1) / 2)
+        return self.bushes(x + side * 13, z0, z1, 3.7, 3.0) + tree
+
+    def hedge(self, side: int, x: Number, z0: Number, z1: Number) -> list[Face]:
+        return self.lawn(side, x, z0, z1) + self.bushes(x + side * 0.6, z0, z1, self.rng.uniform(1.2, 2.4), 0.9)
+
+    def wall(self, side: int, x: Number, z0: Number, z1: Number) -> list[Face]:
+        height, colour = self.rng.uniform(1.4, 2.6), self.colour(_STONES) * self.light(-side, 0, 0)
+        courses = [(z0, y, z1, y + 0.05) for y in np.arange(0.35, height - 0.2, 0.35)]
+        return [*self.lawn(side, x, z0, z1), _facade(x, [(z0, 0, z1, height)], colour, LABEL_ID["wall"], True),
+                _facade(x, courses, colour * 0.86), _facade(x, [(z0, height - 0.18, z1, height)], colour * 1.2)]
+
+    def fence(self, side: int, x: Number, z0: Number, z1: Number) -> list[Face]:
+        height, ident = self.rng.uniform(1.1, 1.8), LABEL_ID["fence"]
+        colour, thick = self.pick(((_BARKS[0] * 1.6, 0.2), (_STEEL * 0.65, 0.07), (_WHITE * 0.9, 0.09)))
+        slats = [(z, 0, z + thick, height) for z in np.arange(z0, z1 - thick, 0.28)]
+        rails = [(z0, y, z1, y + 0.09) for y in (0.25, height - 0.2)]
+        # As in Cityscapes, the gaps of a fence belong to it.
+        return [*self.lawn(side, x, z0, z1), _facade(x, [(z0, 0, z1, height)], None, ident),
+                _facade(x, rails, colour * 0.85), _facade(x, slats, colour * self.light(-side, 0, 0), ident, True)]
+
+    def furnish(self, side: int):
+        """A sidewalk: poles, trees and parked bicycles at the kerb, people towards the houses."""
+        kerb, width, z = abs(self.kerbs[side > 0]), self.walks[side > 0], self.rng.uniform(5, 8)
+        things = (self.lamp, self.lamp, self.sign, self.sign, self.tree, self.tree, self.bin, self.cycle)
+        while z < 80:
+            if not self.crossing - 1 < z < self.crossing + 10:
+                self.put(self.pick(things), side * (kerb + 0.7), z)
+                for _ in range(self.pick((0, 1, 2))):
+                    inwards, onwards = self.rng.uniform((1.0, 0.5), (width - 0.4, 3.0))
+                    self.put(self.person, side * (kerb + inwards), z + onwards)
+            z += self.rng.uniform(3.5, 8)
+        self.put(self.signal, side * (kerb + 0.4), self.crossing - 1.5)
+
+    def lamp(self, x: Number, z: Number) -> list[Face]:
+        top, reach = self.rng.uniform(6, 8), -np.sign(x)
+        parts = [*_bars(_STEEL, 0.16, (0, 0, 0, top)), *_bars(_STEEL, 0.1, (0, top, reach * 1.6, top + 0.3)),
+                 *_bars(_WHITE, 0.22, (reach * 1.2, top + 0.22, reach * 1.9, top + 0.34))]
+        return self.stand(x, z, parts, LABEL_ID["pole"])
+
+    def sign(self, x: Number, z: Number) -> list[Face]:
+        plate = [(polygon + (0, 2.5), colour) for polygon, colour in self.pick(_PLATES)]
+        pole = self.stand(x, z, _bars(_STEEL, 0.1, (0, 0, 0, 2.5)), LABEL_ID["pole"])
+        return pole + self.stand(x, z, plate, LABEL_ID["traffic sign"])
+
+    def signal(self, x: Number, z: Number) -> list[Face]:
+        stop, go = self.pick((((250, 60, 50), (28, 62, 44)), ((70, 30, 30), (60, 240, 140))))
+        lights = [(_rectangle(-0.26, 2.3, 0.26, 3.6), (30, 34, 34)), (_disc(0, 3.36, 0.17), stop),
+                  (_disc(0, 2.95, 0.17), (80, 66, 30)), (_disc(0, 2.54, 0.17), go)]
+        pole = self.stand(x, z, _bars(_STEEL, 0.14, (0, 0, 0, 2.6)), LABEL_ID["pole"])
+        return pole + self.stand(x, z, lights, LABEL_ID["traffic light"])
+
+    def bin(self, x: Number, z: Number) -> list[Face]:
+        parts = [(_rectangle(-0.3, 0, 0.3, 0.95), _STEEL * 0.75), (_rectangle(-0.34, 0.85, 0.34, 1.02), _STEEL * 0.5)]
+        self.darken(x, z, 0.9, 0.6)
+        return self.stand(x, z, parts, LABEL_ID["static"])
+
+    # -- Who walks and drives in it
+
+    def figure(self, legs: Sequence[Line], torso: Line, arms: Sequence[Line], head: Line, hats: np.ndarray):
+        """The parts of a human, whose limbs are lines."""
+        (x, y), trousers, coat = head, self.colour(_CLOTHES), self.colour(_CLOTHES)
+        return [*_bars(trousers, 0.16, *legs), *_bars(coat, 0.38, torso), *_bars(coat * 0.85, 0.11, *arms),
+                (_disc(x, y, 0.12, 0.15), self.pick(_SKINS)), (_disc(x, y + 0.07, 0.13, 0.1), self.colour(hats))]
+
+    def person(self, x: Number, z: Number) -> list[Face]:
+        size, stride, lean = self.rng.uniform((0.86, 0.05, -0.05), (1.06, 0.3, 0.05))
+        legs = [(s * 0.07, 0.86, s * stride, 0) for s in (-1, 1)]
+        arms = [(lean + s * 0.2, 1.37, s * (0.26 + stride / 2), 0.85) for s in (-1, 1)]
+        parts = self.figure(legs, (0, 0.8, lean, 1.42), arms, (lean, 1.6), _ROOFS)
+        self.darken(x, z, 0.7, 0.5)
+        parts = [(polygon * size, colour) for polygon, colour in parts]
+        return self.stand(x, z, parts, self.instance("person"), self.rng.uniform(-0.5, 0.5))
+
+    def cycle(self, x: Number, z: Number, kind: str = "", ridden: bool = False) -> list[Face]:
+        """A bicycle or motorcycle from the side, more or less turned, parked or with its rider."""
+        kind = kind or self.pick(("bicycle", "motorcycle"))
+        turn, paint, hub = self.rng.uniform(-1.0, 1.0), self.colour(_PAINTS), 0.18 if kind == "motorcycle" else 0.26
+        parts = [(_disc(wheel, 0.33, radius), colour) for wheel in (-0.56, 0.56)
+                 for radius, colour in ((0.33, _TYRE), (hub, _SILVER))]
+        if kind == "motorcycle":
+            parts += [*_bars(_STEEL, 0.1, (0.56, 0.3, 0.35, 1.1), (-0.7, 0.3, 0.1, 0.3)), (_ENGINE, paint),
+                      *_bars(_TYRE, 0.1, (-0.66, 0.88, 0, 0.86), (0.16, 1.14, 0.42, 1.06))]
+        else:
+            parts += _bars(paint, 0.06, *_TUBES)
+            parts += _bars(_TYRE, 0.07, (0.28, 1.06, 0.5, 1.02), (-0.32, 0.9, -0.08, 0.9))
+        way = np.array((self.pick((-1, 1)), 1))  # to the left or to the right
+        self.darken(x, z, 1.3, 0.5, -turn)
+        faces = self.stand(x, z, [(polygon * way, colour) for polygon, colour in parts], self.instance(kind), turn)
+        if ridden:
+            rider = self.figure([(-0.18, 0.95, 0.16, 0.62), (0.16, 0.66, 0.02, 0.25)], (-0.2, 0.88, 0.08, 1.45),
+                                [(0.1, 1.38, 0.42, 1.05)], (0.15, 1.62), _PAINTS)
+            # A rider has more depth than the wheels, and so is less foreshortened.
+            faces += self.stand(x, z, [(p * way, colour) for p, colour in rider], self.instance("rider"), 0.8 * turn)
+        return faces
+
+    def vehicle(self, x: Number, z: Number, kind: str, yaw: Number, ident: int = 0, paint: Colour | None = None):
+        """The visible faces of a vehicle that heads `yaw` radians to the right of straight ahead."""
+        shape, paint = _VEHICLES[kind], self.colour(_PAINTS) if paint is None else paint
+        ident = ident or self.instance("car" if kind == "van" else kind)
+        sin, cos, half = np.sin(yaw), np.cos(yaw), shape.width / 2
+        axes = np.array(((sin, 0, cos), (0, 1, 0), (half * cos, 0, -half * sin)))
+        shown: list[tuple[float, list[Face]]] = []
+        for outline, details in _panels(kind):
+            points = outline @ axes + (x, 0, z)
+            normal = np.cross(points[1] - points[0], points[2] - points[1])
+            if normal @ ((0, EYE, 0) - points.mean(axis=0)) > 0:
+                tone = self.light(*(normal / np.linalg.norm(normal)))
+                faces = [Face(polygon @ axes + (x, 0, z), colour, ident) for polygon, colour in details]
+                shown.append((-points[:, 2].mean(), [Face(points, paint * tone, ident, True), *faces]))
+        self.darken(x, z, shape.width * 1.15, (shape.profile[-1][0] - shape.profile[0][0]) * 1.08, yaw)
+        tyres = [((wheel, 0, s), (wheel, 0.6, s), (wheel, 0.6, s + 0.36), (wheel, 0, s + 0.36))  # under its ends
+                 for wheel in shape.wheels for s in (-0.98, 0.62)]
+        faces = [Face(np.array(tyres) @ axes + (x, 0, z), _TYRE, ident)]
+        return faces + [face for _, panel in sorted(shown, key=lambda entry: entry[0]) for face in panel]
+
+    def fill_lanes(self):
+        (left, right), crossing = self.kerbs, self.crossing
+        first = [self.special if self.special in ("bus", "truck") else "car", "car"]
+        if self.chance(0.5):
+            first.reverse()
+        for kind, x, yaw, z in zip(first, (0.0, -3.3), (0.0, np.pi), self.rng.uniform((11, 8), (20, 17)), strict=True):
+            while z < 100:
+                half = 6.0 if kind in ("bus", "truck") else 2.5
+                if kind != "car" or not crossing - 6 < z + half < crossing + 4:
+                    aside, drift = self.rng.uniform((-0.3, -0.03), (0.3, 0.03))
+                    self.put(self.vehicle, x + aside, z + half, kind, yaw + drift)
+                z += 2 * half + self.rng.uniform(4, 25)
+                kind = self.pick(("car", "car", "car", "car", "van", "truck", "bus"))
+        if self.tracks:
+            train = "train", np.pi, self.instance("train"), self.colour(_PAINTS[3:7])
+            for z in self.rng.uniform(14, 24) + 9.4 * np.arange(3):  # wagons
+                self.put(self.vehicle, left + 1.6, z, *train)
+        for parked, x, yaw in zip(self.parking, (left + self.tracks + 1.1, right - 1.1), (np.pi, 0.0), strict=True):
+            for z in np.arange(self.rng.uniform(6, 12), 80 * parked, 5.8):
+                if self.chance(0.7) and not crossing - 10 < z < crossing + 12:
+                    self.put(self.vehicle, x, z, self.pick(("car", "car", "van")), yaw)
+        if self.chance(0.5):
+            turning = self.pick(("car", "van")), self.pick((-1, 1)) * np.pi / 2
+            self.put(self.vehicle, self.rng.uniform(-9, 9), crossing + 4.5, *turning)
+
+    def let_people_cross(self):
+        (left, right), first = self.kerbs, "motorcycle" if self.special == "motorcycle" else "bicycle"
+        self.put(self.cycle, self.rng.uniform(-0.5, 1.7), self.rng.uniform(7, 14), first, True)
+        self.put(self.cycle, self.rng.uniform(-2.2, -1.2), self.rng.uniform(10, 30), "bicycle", True)
+        for _ in range(self.pick((1, 2, 3, 4))):
+            x, before = self.rng.uniform((left + self.tracks, 2.4), (right, 4.8))
+            self.put(self.person, x, self.crossing - before)

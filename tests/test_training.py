@@ -1,0 +1,229 @@
+"""Training: exact continuation, refusal of foreign snapshots, divergence, results."""
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from ovenet_core.benchmarks import benchmark
+from ovenet_core.experiments import preset
+from ovenet_core.inference import evaluate
+from ovenet_core.runs import write_atomically
+from ovenet_core.scenes import write_scenes
+from ovenet_core.training import Batches, DivergedError, SnapshotError, Trainer, TrainingPictures, load_checkpoint, poly
+
+TINY = preset(
+    "scenes/ovenet", crop=[64, 128], epochs=2, batch_size=2, validate_every=2, ohem_min_kept=2048, learning_rate=0.01
+)
+OCR = TINY.override(body="hrnet_ocr")  # its dropout draws from torch's random state
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    return write_scenes(folder, split_sizes={"train": 7, "val": 2}, size=(64, 128), progress=False)
+
+
+def trainer(scenes, folder, experiment=TINY, **options):
+    return Trainer(experiment, scenes, folder, device="cpu", progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def finished(scenes, tmp_path_factory):
+    """The folder and result of a run that never stopped."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, trainer(scenes, folder).run()
+
+
+def weights_of(folder):
+    return load_file(folder / "checkpoint.safetensors")
+
+
+def assert_same_weights(a, b):
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("stops", [[1], [2], [3], [4], [1, 2, 4, 5]])
+def test_a_stopped_run_continues_bit_for_bit(scenes, finished, tmp_path, stops):
+    for stop in stops:
+        assert trainer(scenes, tmp_path).run(stop_after=stop) is None
+    result = trainer(scenes, tmp_path).run()
+    assert_same_weights(weights_of(tmp_path), weights_of(finished[0]))
+    assert result["metrics"] == finished[1]["metrics"]
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "history.csv"), pd.read_csv(finished[0] / "history.csv"))
+
+
+def test_continuation_restores_the_random_state_of_dropout(scenes, tmp_path):
+    trainer(scenes, tmp_path / "whole", OCR).run()
+    trainer(scenes, tmp_path / "parts", OCR).run(stop_after=2)
+    torch.rand(17)
+    trainer(scenes, tmp_path / "parts", OCR).run()
+    assert_same_weights(weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts"))
+
+
+def test_the_outcome_does_not_depend_on_the_workers(scenes, finished, tmp_path):
+    trainer(scenes, tmp_path, workers=2).run()
+    assert_same_weights(weights_of(tmp_path), weights_of(finished[0]))
+
+
+def test_another_seed_gives_other_weights(scenes, finished, tmp_path):
+    trainer(scenes, tmp_path, seed=1).run()
+    ours, theirs = weights_of(tmp_path), weights_of(finished[0])
+    assert any(not torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_snapshot_of_another_configuration_is_refused_with_both_named(scenes, tmp_path):
+    trainer(scenes, tmp_path).run(stop_after=1)
+    other = TINY.override(tau=0.2)
+    with pytest.raises(SnapshotError, match=r"tau: 0\.2, 0\.5") as error:
+        trainer(scenes, tmp_path, other)
+    assert TINY.config_hash in str(error.value)
+    assert other.config_hash in str(error.value)
+
+
+def test_a_snapshot_of_another_seed_is_refused(scenes, tmp_path):
+    trainer(scenes, tmp_path).run(stop_after=1)
+    with pytest.raises(SnapshotError, match="seed: 3, 0"):
+        trainer(scenes, tmp_path, seed=3)
+
+
+def test_a_damaged_snapshot_is_refused_by_name(scenes, tmp_path):
+    (tmp_path / "snapshot.pt").write_bytes(b"not a snapshot")
+    with pytest.raises(SnapshotError, match=r"snapshot\.pt cannot be read"):
+        trainer(scenes, tmp_path)
+
+
+def test_a_finished_run_is_not_repeated(scenes, finished):
+    folder, result = finished
+    before = (folder / "result.json").stat().st_mtime_ns
+    assert trainer(scenes, folder).run() == result
+    assert (folder / "result.json").stat().st_mtime_ns == before
+
+
+def test_a_finished_run_of_another_configuration_is_refused(scenes, finished, tmp_path):
+    (tmp_path / "result.json").write_text((finished[0] / "result.json").read_text())
+    with pytest.raises(SnapshotError, match=r"tau: 1\.0, 0\.5"):
+        trainer(scenes, tmp_path, TINY.override(tau=1.0)).run()
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_names_and_keeps_the_snapshot(scenes, tmp_path, monkeypatch):
+    run = trainer(scenes, tmp_path, snapshot_every=1)
+    forward = run.loss.forward
+
+    def poisoned(prediction, labels):
+        terms = forward(prediction, labels)
+        if run.iteration == 2:
+            terms.total = terms.total * float("nan")
+        return terms
+
+    monkeypatch.setattr(run.loss, "forward", poisoned)
+    names = [run.train_samples[index].name for _, index in list(run.batches)[2]]
+    with pytest.raises(DivergedError) as error:
+        run.run()
+    assert all(name in str(error.value) for name in names)
+    assert torch.load(tmp_path / "snapshot.pt", weights_only=True)["iteration"] == 2
+    assert trainer(scenes, tmp_path).iteration == 2
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def fail(file):
+        file.write("ne")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_result_scores_all_three_predictions_and_names_its_origin(finished):
+    folder, result = finished
+    assert result == json.loads((folder / "result.json").read_text())
+    assert list(result["metrics"]) == ["S_i", "S_s", "S_f"]
+    for scores in result["metrics"].values():
+        assert len(scores["iou"]) == 19
+    assert result["config_hash"] == TINY.config_hash
+    assert result["experiment"] == json.loads(json.dumps(asdict(TINY)))
+    missing = {"seed", "versions", "hardware", "duration_seconds", "commit", "data_fingerprint"} - result.keys()
+    assert not missing
+
+
+def test_the_checkpoint_gives_the_scores_of_the_result(scenes, finished):
+    folder, result = finished
+    data = benchmark("cityscapes")
+    network = load_checkpoint(folder, TINY, data.num_classes)
+    scores = evaluate(network, data, data.samples(scenes, "val"), channels_last=True, progress=False)
+    assert {name: s.miou for name, s in scores.items()} == pytest.approx(
+        {name: s["miou"] for name, s in result["metrics"].items()}
+    )
+
+
+def test_the_history_has_a_row_an_epoch_with_the_loss_terms(finished):
+    history = pd.read_csv(finished[0] / "history.csv")
+    assert history.epoch.tolist() == [1, 2]
+    assert history.iteration.tolist() == [3, 6]
+    total = history.loss_fused + 0.5 * history.loss_seed + 0.5 * history.loss_initial + history.loss_confidence
+    assert history.loss.to_numpy() == pytest.approx(total.to_numpy(), rel=1e-5)
+    assert history.miou_fused.notna().tolist() == [False, True]
+
+
+def test_a_baseline_has_one_prediction(scenes, tmp_path):
+    result = trainer(scenes, tmp_path, TINY.override(offset_branch=None)).run()
+    assert list(result["metrics"]) == ["S_i"]
+
+
+def test_the_poly_rate_starts_at_the_base_and_follows_the_power():
+    assert poly(TINY, 0, 100) == TINY.learning_rate
+    assert poly(TINY, 75, 100) == pytest.approx(TINY.learning_rate * 0.25**0.9)
+
+
+@given(pictures=st.integers(2, 30), batch=st.integers(1, 5), epochs=st.integers(1, 3), start=st.integers(0, 20))
+def test_batches_continue_where_they_stopped_and_use_a_picture_once_an_epoch(pictures, batch, epochs, start):
+    batch = min(batch, pictures)
+    whole = list(Batches(pictures, batch, epochs, seed=5))
+    assert list(Batches(pictures, batch, epochs, seed=5, start=min(start, len(whole)))) == whole[start:]
+    keys = [key for keys in whole for key in keys]
+    assert len(set(keys)) == len(keys) == epochs * (pictures // batch) * batch
+
+
+def test_too_few_pictures_for_a_batch_is_an_error():
+    with pytest.raises(ValueError, match="lower batch_size"):
+        Batches(3, 4, 1, seed=0)
+
+
+def test_missing_initial_weights_are_an_error(scenes, tmp_path):
+    with pytest.raises(ValueError, match=r"starts from w\.safetensors"):
+        trainer(scenes, tmp_path, TINY.override(initial_weights="w.safetensors"))
+
+
+def test_pictures_are_resized_on_reading(scenes):
+    data = benchmark("cityscapes")
+    experiment = TINY.override(picture_size=[32, 64], crop=[32, 64], scale=[1.0, 1.0], flip=False)
+    samples = data.samples(scenes, "train")
+    image, label, name = TrainingPictures(data, samples, experiment, seed=0)[0, 1]
+    assert image.shape == (3, 32, 64)
+    assert name == samples[1].name
+    # Each pixel of the small label is one of the four of the full label that it covers.
+    full = data.read(samples[1])[1]
+    corners = np.stack([full[i::2, j::2] for i in (0, 1) for j in (0, 1)])
+    assert (corners == label.numpy()).any(0).all()
+
+
+def test_only_the_offset_head_is_trained_when_frozen(scenes, tmp_path):
+    run = trainer(scenes, tmp_path, TINY.override(frozen=True))
+    before = {name: value.clone() for name, value in run.network.state_dict().items()}
+    run.run(stop_after=2)
+    changed = {name.split(".")[0] for name, value in run.network.state_dict().items() if not value.equal(before[name])}
+    assert changed == {"offset_head"}
+
+
