@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from types import UnionType
 from typing import Any, get_args, get_type_hints
 
-from ovenet_core.benchmarks import CAMVID_TRAIN_SHARES, median_frequency_weights
+from ovenet_core.benchmarks import CAMVID_TRAIN_SHARES, CITYSCAPES, median_frequency_weights
 
 Size = tuple[int, int]  # (height, width) in pixels
 
@@ -112,7 +112,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     raise ValueError(f"{name} is {value!r}; expected {getattr(hint, '__name__', hint)!s}")
 
 
-OVENET = Experiment()
+OVENET = Experiment(class_weights=CITYSCAPES.class_weights)
 TOY = OVENET.override(  # ours: a very narrow HRNet on generated scenes, seconds to two minutes on 2 cores
     width=8,
     blocks=1,

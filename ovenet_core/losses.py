@@ -12,19 +12,19 @@ import torch.nn.functional as nnf
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
+from ovenet_core.benchmarks import IGNORE
 from ovenet_core.hrnet import resize
 from ovenet_core.ovenet import Logits, Prediction
 from ovenet_core.resampling import labels_at_seeds
 
-IGNORE_LABEL = 255
 Scores = Float[Tensor, "batch classes height width"]
 Labels = Integer[Tensor, "batch height width"]
 
 
 def cross_entropy(logits: Scores, labels: Labels, class_weights: Tensor | None = None) -> Float[Tensor, ""]:
     """Cross-entropy, the mean over valid pixels weighted by their class; 0 where no pixel is valid."""
-    total = nnf.cross_entropy(logits, labels.long(), class_weights, ignore_index=IGNORE_LABEL, reduction="sum")
-    valid = labels != IGNORE_LABEL
+    total = nnf.cross_entropy(logits, labels.long(), class_weights, ignore_index=IGNORE, reduction="sum")
+    valid = labels != IGNORE
     weight = valid.sum() if class_weights is None else _weight_of(labels, valid, class_weights).sum()
     return total / weight.clamp_min(torch.finfo(total.dtype).tiny)
 
@@ -41,8 +41,8 @@ def ohem_cross_entropy(
     Kept are the valid pixels with a probability below max(`threshold`, the `min_kept`-th smallest); the mean over
     them weighs the loss by the class but not the count. 0 where no pixel is kept.
     """
-    loss = nnf.cross_entropy(logits, labels.long(), ignore_index=IGNORE_LABEL, reduction="none")
-    valid = labels != IGNORE_LABEL
+    loss = nnf.cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="none")
+    valid = labels != IGNORE
     probability = torch.exp(-loss.detach()).masked_fill_(~valid, torch.inf)
     kept = probability < max(threshold, _kth_probability(probability, valid, threshold, min_kept))
     kept &= valid
@@ -78,7 +78,7 @@ def confidence_loss(
     The mean over the pixels whose own label and whose seed's label are valid; the comparison gives no gradient to o.
     """
     seed_labels = labels_at_seeds(labels, offsets)
-    valid = (labels != IGNORE_LABEL) & (seed_labels != IGNORE_LABEL)
+    valid = (labels != IGNORE) & (seed_labels != IGNORE)
     match = (labels == seed_labels).to(confidence.dtype)
     loss = nnf.binary_cross_entropy(confidence.squeeze(1), match, reduction="none")
     return (loss * valid).sum() / valid.sum().clamp_min(1)
@@ -94,7 +94,7 @@ def reference_confidence_loss(
 
     1e-7 is added inside the logarithm.
     """
-    labels = labels.masked_fill(labels == IGNORE_LABEL, 0)
+    labels = labels.masked_fill(labels == IGNORE, 0)
     match = labels == labels_at_seeds(labels, offsets, align_corners=align_corners)
     confidence = confidence.squeeze(1)
     agreement = torch.where(match, confidence, 1 - confidence)
@@ -185,7 +185,7 @@ class OVeNetLoss(nn.Module):
     def auxiliary_in_reference(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean over all pixels, ignored ones counting as 0."""
         total = nnf.cross_entropy(
-            logits, labels.long(), self.class_weights, ignore_index=IGNORE_LABEL, reduction="sum"
+            logits, labels.long(), self.class_weights, ignore_index=IGNORE, reduction="sum"
         )
         return total / labels.numel()
 

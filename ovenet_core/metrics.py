@@ -7,8 +7,6 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-IGNORE_LABEL = 255
-
 
 class ConfusionMatrix:
     """Counts of (label, predicted class) over pictures, kept on the device of the first one.

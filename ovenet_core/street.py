@@ -65,10 +65,6 @@ def _disc(x: Number, y: Number, rx: Number, ry: Number | None = None) -> np.ndar
     return circle(18) * (rx, ry or rx) + (x, y)
 
 
-def _rectangle(x0: Number, y0: Number, x1: Number, y1: Number) -> np.ndarray:
-    return np.array(((x0, y0), (x0, y1), (x1, y1), (x1, y0)))
-
-
 def _bars(colour: Colour, thick: Number, *lines: Line) -> list[Part]:
     """Lines drawn with a thickness."""
     ends = np.array(lines, float).reshape(-1, 2, 2)
@@ -83,8 +79,9 @@ def _facade(x: Number, spans: Iterable[Line], colour: Colour | None, ident: int 
     return Face(np.array(quads), colour, ident, casts)
 
 
-_TRIANGLE, _BOARD = np.array(((-0.45, -0.3), (0, 0.5), (0.45, -0.3))), _rectangle(-0.35, -0.35, 0.35, 0.35)
-_DIAMOND = np.array(((0, 0.46), (0.46, 0), (0, -0.46), (-0.46, 0)))
+_TRIANGLE, _DIAMOND, _BOARD = np.array((  # as wide as they are high
+    ((-0.45, -0.3), (0, 0.5), (0.45, -0.3), (0, -0.3)), ((0, 0.46), (0.46, 0), (0, -0.46), (-0.46, 0)),
+    ((-0.35, -0.35), (-0.35, 0.35), (0.35, 0.35), (0.35, -0.35))))
 _PLATES = (  # of traffic signs
     [(_disc(0, 0, 0.38), _RED), (_disc(0, 0, 0.27), _WHITE), (_BOARD * 0.35, _TYRE)],
     [(_disc(0, 0, 0.38), _BLUE), (_BOARD * (0.2, 0.6), _WHITE)],
@@ -92,35 +89,22 @@ _PLATES = (  # of traffic signs
     [(_DIAMOND, _WHITE), (_DIAMOND * 0.75, _YELLOW)],
     [(_BOARD * (2.2, 0.7), _YELLOW), (_BOARD * (1.7, 0.2), _TYRE)],
 )
-_TUBES = ((-0.56, 0.34, -0.2, 0.85), (-0.2, 0.85, 0.02, 0.3), (0.02, 0.3, -0.56, 0.34), (0.02, 0.3, 0.42, 0.85),
-          (-0.15, 0.8, 0.42, 0.85), (0.56, 0.34, 0.38, 1.05))  # the frame of a bicycle
-_ENGINE = np.array(((-0.75, 0.7), (-0.6, 0.9), (0.3, 0.98), (0.5, 0.75), (0.25, 0.35), (-0.35, 0.35)))
-
-
-class _Vehicle(NamedTuple):
-    """A shape in metres, seen from the side (along, up)."""
-
-    width: float
-    profile: tuple[tuple[Number, Number], ...]  # from the rear to the front
-    glass: tuple[tuple[Number, Number], ...]  # rear end from below to above, front end from above to below
-    panes: int
-    wheels: tuple[float, ...]
-    radius: float
-
-
+_CYCLES: dict[str, tuple[Number, Number, tuple[Line, ...]]] = {  # radius of the hub, and the tubes with their thickness
+    "bicycle": (0.26, 0.06, ((-0.56, 0.34, -0.2, 0.85), (-0.2, 0.85, 0.02, 0.3), (0.02, 0.3, -0.56, 0.34),
+                             (0.02, 0.3, 0.42, 0.85), (-0.15, 0.8, 0.42, 0.85), (0.56, 0.34, 0.38, 1.05))),
+    "motorcycle": (0.18, 0.25, ((-0.7, 0.78, 0.45, 0.85), (-0.3, 0.5, 0.3, 0.5), (0.54, 0.34, 0.38, 1))),
+}
+# Width; profile from the rear to the front (along, up), whose edge 3 is the windscreen; number of windows between its
+# edges 1 and 3; places and radius of the wheels; all in metres.
 _VEHICLES = {
-    name: _Vehicle(width, profile, cab or profile[1:5], *rest) for name, width, profile, cab, *rest in (
-        ("car", 1.8, ((-2.1, .32), (-2.15, .92), (-1.7, 1.44), (.3, 1.47), (1.05, .97), (2, .82), (2.1, .32)), (),
-         2, (-1.3, 1.3), .33),
-        ("van", 1.95, ((-2.4, .32), (-2.45, 1.15), (-2.3, 2), (1, 2.05), (1.7, 1.15), (2.3, 1), (2.4, .32)), (),
-         3, (-1.5, 1.55), .35),
-        ("truck", 2.5, ((-4.5, .6), (-4.5, 3.5), (1.9, 3.5), (2, 3), (3.6, 2.9), (3.9, 1.7), (3.95, .4)),
-         ((2.3, 1.7), (2.3, 2.9), (3.6, 2.9), (3.9, 1.7)), 1, (-3.4, -2.3, 2.9), .5),
-        ("bus", 2.5, ((-5.8, .4), (-5.8, 1.6), (-5.65, 3.1), (5.6, 3.1), (5.8, 1.4), (5.8, .4)), (),
-         7, (-3.4, 3.6), .48),
-        ("train", 2.5, ((-4.6, .3), (-4.6, 1.6), (-4.4, 3.4), (4.4, 3.4), (4.6, 1.6), (4.6, .3)), (),
-         5, (-3.0, 3.0), .35),
-    )
+    "car": (1.8, ((-2.1, 0.32), (-2.15, 0.92), (-1.7, 1.44), (0.3, 1.47), (1.05, 0.97), (2, 0.82), (2.1, 0.32)),
+            2, (-1.3, 1.3), 0.33),
+    "van": (1.95, ((-2.4, 0.32), (-2.45, 1.15), (-2.3, 2), (1, 2.05), (1.7, 1.15), (2.3, 1), (2.4, 0.32)),
+            3, (-1.5, 1.55), 0.35),
+    "truck": (2.5, ((-4.5, 0.6), (-4.5, 3.5), (2.2, 3.5), (3.6, 2.9), (3.9, 1.7), (3.95, 0.4)),
+              0, (-3.4, -2.3, 2.9), 0.5),
+    "bus": (2.5, ((-5.8, 0.4), (-5.8, 1.6), (-5.65, 3.1), (5.6, 3.1), (5.8, 1.4), (5.8, 0.4)), 7, (-3.4, 3.6), 0.48),
+    "train": (2.5, ((-4.6, 0.3), (-4.6, 1.6), (-4.4, 3.4), (4.4, 3.4), (4.6, 1.6), (4.6, 0.3)), 5, (-3, 3), 0.35),
 }
 
 
@@ -134,26 +118,22 @@ def _patch(corners: Sequence, u0: Number, u1: Number, v0: Number, v1: Number) ->
 @cache
 def _panels(kind: str) -> list[tuple[np.ndarray, list[Part]]]:
     """The outer faces of a vehicle with what is painted on them; axes: metres along, metres up, half widths across."""
-    shape, panels = _VEHICLES[kind], []
-    for edge, (start, end) in enumerate(pairwise(shape.profile)):
-        face = ((*start, -1), (*end, -1), (*end, 1), (*start, 1))
-        details: list[Part] = []
-        if (start, end) in (shape.glass[:2], shape.glass[2:]):
+    (_, profile, panes, wheels, radius), panels = _VEHICLES[kind], []
+    for edge, (a, b) in enumerate(pairwise(profile)):
+        face, details = ((*a, -1), (*b, -1), (*b, 1), (*a, 1)), []
+        if edge == 3 or (edge == 1 and panes):
             details = [(_patch(face, 0.1, 0.9, 0.07, 0.93), _GLASS)]
-        elif edge in (0, len(shape.profile) - 2):  # the rear and the front: bumper, number plate and lamps
-            upwards = face if edge == 0 else (face[1], face[0], face[3], face[2])
-            low, high = np.array((0.13, 0.42)) / abs(end[1] - start[1])
-            lamp = (214, 30, 30) if edge == 0 else (246, 240, 214)
-            details = [(_patch(upwards, u0, u1, v0, v1), colour) for u0, u1, v0, v1, colour in (
-                (0, low, 0, 1, (48, 50, 54)), (low, 2 * low, .36, .64, _WHITE),
-                (2 * low, high, .04, .19, lamp), (2 * low, high, .81, .96, lamp))]
+        elif edge in (0, len(profile) - 2):  # the rear and the front, with number plate and lamps
+            u0, u1 = np.array((0.2, 0.38)) / (b[1] - a[1]) + (edge > 0)  # from below
+            lamp = (246, 240, 214) if edge else (214, 30, 30)
+            details = [(_patch(face, u0, u1, v0, v1), colour)
+                       for v0, v1, colour in ((0.04, 0.2, lamp), (0.37, 0.63, _WHITE), (0.8, 0.96, lamp))]
         panels.append((np.array(face), details))
-    u = np.linspace(0.04, 0.96, shape.panes + 1)
-    flat = [(_patch(shape.glass, 0.1, 0.85, v0, v1 - 0.03), _GLASS * 0.85) for v0, v1 in pairwise(u)]
-    flat += [(_disc(wheel, shape.radius, radius), colour) for wheel in shape.wheels
-             for radius, colour in ((shape.radius, _TYRE), (shape.radius / 2, _SILVER))]
+    flat = [(_patch(profile[1:5], 0.1, 0.85, v0, v1 - 0.03), _GLASS * 0.85)
+            for v0, v1 in pairwise(np.linspace(0.04, 0.99, panes + 1))]
+    flat += [(_disc(wheel, radius, r), colour) for wheel in wheels for r, colour in ((radius, _TYRE), (radius / 2, _SILVER))]
     for s in (-1, 1):
-        panels.append((np.insert(shape.profile[::s], 2, s, axis=1),
+        panels.append((np.insert(profile[::s], 2, s, axis=1),
                        [(np.insert(polygon, 2, s, axis=1), colour) for polygon, colour in flat]))
     return panels
 
@@ -162,18 +142,13 @@ def _panels(kind: str) -> list[tuple[np.ndarray, list[Part]]]:
 
 
 class Street:
-    """The layout of one scene: `ground` is painted first, then `upright`, which is sorted from far to near.
-
-    Args:
-        seed: of the layout.
-        sunlight: strength of the sun, in [0, 1].
-    """
+    """The layout of a scene in sunlight of a strength: `ground` is painted first, then `upright`, from far to near."""
 
     def __init__(self, seed: int, sunlight: float = 0.5):
         self.rng, self.sunlight = np.random.default_rng([seed, 0]), sunlight
         side, ahead = self.pick((-1, 1)) * self.rng.uniform(0.5, 0.8), self.rng.uniform(-0.6, 0.1)
         self.sun = np.array((side, 0.6, ahead))  # the direction to it
-        self.bonnet = self.pick(_PAINTS) * 0.7 if self.chance(0.35) else None  # of the camera's own car
+        self.bonnet = self.pick(_PAINTS) * 0.7 if self.rng.random() < 0.35 else None  # of the camera's own car
         self.asphalt = self.pick(_ASPHALTS)
         self.ground: list[Face] = []
         self.backdrop: list[Face] = []
@@ -182,7 +157,7 @@ class Street:
         # Each of the rarer vehicles comes in every fourth seed, so that a small set has all classes.
         self.special = ("bus", "train", "motorcycle", "truck")[seed % 4]
         self.tracks = 3.4 if self.special == "train" else 0.0  # width taken by the tram at the left kerb
-        self.parking = self.chance(0.5), self.chance(0.6)
+        self.parking = self.rng.random() < 0.5, self.rng.random() < 0.6
         self.kerbs = -5.1 - 2.2 * self.parking[0] - self.tracks, 2.0 + 2.2 * self.parking[1]
         self.walks = self.rng.uniform(2.2, 4.5), self.rng.uniform(2.2, 4.5)
         self.crossing = self.rng.uniform(17, 38)
@@ -192,15 +167,11 @@ class Street:
             self.line_with_lots(side)
             self.furnish(side)
         self.fill_lanes()
-        self.let_people_cross()
         self.things.sort(key=lambda thing: -thing[0])
         self.upright = [*self.backdrop, *(face for _, faces in self.things for face in faces)]
 
     def pick(self, options: Sequence | np.ndarray):
         return options[int(self.rng.integers(len(options)))]
-
-    def chance(self, probability: float) -> bool:
-        return bool(self.rng.random() < probability)
 
     def colour(self, palette: np.ndarray) -> np.ndarray:
         """A colour near one of the palette."""
@@ -228,11 +199,6 @@ class Street:
         quad = np.array(((x0, 0, z0), (x0, 0, z1), (x1, 0, z1), (x1, 0, z0)))
         self.ground.append(Face(quad, colour, LABEL_ID[name]))
 
-    def darken(self, x: Number, z: Number, width: Number, length: Number, yaw: Number = 0):
-        """The dark spot where something stands on the ground."""
-        axes = np.array(((np.cos(yaw), 0, -np.sin(yaw)), (np.sin(yaw), 0, np.cos(yaw))))
-        self.ground.append(Face(circle(14) * (width / 2, length / 2) @ axes + (x, 0, z), self.asphalt * 0.5))
-
     # -- What lines it
 
     def lay_ground(self):
@@ -245,8 +211,6 @@ class Street:
         self.pave(-60, 60, crossing, crossing + 9, self.asphalt, "road")
         if self.tracks:
             self.pave(left, left + 3.2, 1, FAR, paving * 0.75, "rail track")
-            for x in (left + 0.85, left + 2.3):
-                self.pave(x, x + 0.12, 1, FAR, (70, 72, 78), "rail track")
         for z in np.arange(3.0, FAR, 9.0):
             if not crossing - 6 < z < crossing + 9:
                 self.pave(-1.72, -1.58, z, z + 4.5, _WHITE, "road")
@@ -258,13 +222,12 @@ class Street:
         """A skyline of houses and trees across the end of the street."""
         for x in self.rng.permutation(np.arange(-230.0, 231.0, 13.0)):
             z, height = self.rng.uniform((FAR + 20, 7), (FAR + 60, 13))
-            block = [(_rectangle(-9, 0, 9, 1.6 * height), self.colour(_FACADES))]
-            house = self.stand(x, z, block, LABEL_ID["building"])
-            self.backdrop += house if self.chance(0.45) else self.bush(x, z, 0, height, 9, 9)
+            house = self.stand(x, z, _bars(self.colour(_FACADES), 18, (0, 0, 0, 1.6 * height)), LABEL_ID["building"])
+            self.backdrop += house if self.rng.random() < 0.45 else self.bush(x, z, 0, height, 9, 9)
 
     def line_with_lots(self, side: int):
         """Houses, fences, walls, hedges and lawns along one side (-1 left, 1 right), some behind a verge."""
-        lots = (self.house, self.house, self.house, self.fence, self.wall, self.hedge, self.lawn)
+        lots = (self.house, self.house, self.house, self.fence, self.wall, self.lawn, self.lawn)
         order = [lots[i] for _ in range(3) for i in self.rng.permutation(len(lots))]
         x = self.kerbs[side > 0] + side * (self.walks[side > 0] + self.pick((0.0, 0.0, self.rng.uniform(1, 3))))
         faces: list[list[Face]] = []
@@ -284,8 +247,8 @@ class Street:
         bays, bay = np.linspace(z0, z1, round((z1 - z0) / 2.8), endpoint=False, retstep=True)
         panes = [(z + 0.28 * bay, sill, z + 0.72 * bay, sill + 1.7) for sill in 4.6 + 3.15 * floors for z in bays]
         shop = [(z + 0.12 * bay, self.pick((0.1, 0.5, 1.3)), z + 0.88 * bay, 2.7) for z in bays]
-        bright = [pane for pane in panes if self.chance(0.25)] or panes[:1]  # curtains, or a mirrored sky
-        trim = [(z0, 3.5, z1, 3.75), (z0, eaves - 0.3, z1, eaves), *(np.array(panes) + (-0.14, -0.14, 0.14, 0.14))]
+        bright = [pane for pane in panes if self.rng.random() < 0.25] or panes[:1]  # curtains, or a mirrored sky
+        trim = [(z0, 3.5, z1, 3.75), (z0, eaves - 0.3, z1, eaves), *np.add(panes, (-0.14, -0.14, 0.14, 0.14))]
         return [
             Face(np.array(gable), colour * self.light(0, 0, -1), ident, True),
             Face(np.array(roof), self.colour(_ROOFS) * self.light(-side * 0.6, 0.8, 0), ident),
@@ -316,11 +279,10 @@ class Street:
                 for face in self.bush(x, z, 0, height * self.rng.uniform(0.8, 1.2), radius, 8)]
 
     def lawn(self, side: int, x: Number, z0: Number, z1: Number) -> list[Face]:
+        """Bushes at the back, a tree, and perhaps a hedge in front."""
         tree = self.tree(x + side * self.rng.uniform(3, 7), (z0 + z1) / 2)
-        return self.bushes(x + side * 13, z0, z1, 3.7, 3.0) + tree
-
-    def hedge(self, side: int, x: Number, z0: Number, z1: Number) -> list[Face]:
-        return self.lawn(side, x, z0, z1) + self.bushes(x + side * 0.6, z0, z1, self.rng.uniform(1.2, 2.4), 0.9)
+        hedge = self.bushes(x + side * 0.6, z0, z1, self.rng.uniform(1.0, 2.4), 0.9) if self.rng.random() < 0.5 else []
+        return self.bushes(x + side * 13, z0, z1, 3.7, 3.0) + tree + hedge
 
     def wall(self, side: int, x: Number, z0: Number, z1: Number) -> list[Face]:
         height, colour = self.rng.uniform(1.4, 2.6), self.colour(_STONES) * self.light(-side, 0, 0)
@@ -329,18 +291,18 @@ class Street:
                 _facade(x, courses, colour * 0.86), _facade(x, [(z0, height - 0.18, z1, height)], colour * 1.2)]
 
     def fence(self, side: int, x: Number, z0: Number, z1: Number) -> list[Face]:
-        height, ident = self.rng.uniform(1.1, 1.8), LABEL_ID["fence"]
+        """As in Cityscapes, the gaps of a fence belong to it."""
+        height, ident, lit = self.rng.uniform(1.1, 1.8), LABEL_ID["fence"], self.light(-side, 0, 0)
         colour, thick = self.pick(((_BARKS[0] * 1.6, 0.2), (_STEEL * 0.65, 0.07), (_WHITE * 0.9, 0.09)))
         slats = [(z, 0, z + thick, height) for z in np.arange(z0, z1 - thick, 0.28)]
         rails = [(z0, y, z1, y + 0.09) for y in (0.25, height - 0.2)]
-        # As in Cityscapes, the gaps of a fence belong to it.
         return [*self.lawn(side, x, z0, z1), _facade(x, [(z0, 0, z1, height)], None, ident),
-                _facade(x, rails, colour * 0.85), _facade(x, slats, colour * self.light(-side, 0, 0), ident, True)]
+                _facade(x, rails, colour * 0.85), _facade(x, slats, colour * lit, ident, True)]
 
     def furnish(self, side: int):
         """A sidewalk: poles, trees and parked bicycles at the kerb, people towards the houses."""
         kerb, width, z = abs(self.kerbs[side > 0]), self.walks[side > 0], self.rng.uniform(5, 8)
-        things = (self.lamp, self.lamp, self.sign, self.sign, self.tree, self.tree, self.bin, self.cycle)
+        things = (self.lamp, self.lamp, self.sign, self.sign, self.tree, self.tree, self.cycle)
         while z < 80:
             if not self.crossing - 1 < z < self.crossing + 10:
                 self.put(self.pick(things), side * (kerb + 0.7), z)
@@ -350,28 +312,25 @@ class Street:
             z += self.rng.uniform(3.5, 8)
         self.put(self.signal, side * (kerb + 0.4), self.crossing - 1.5)
 
+    def post(self, x: Number, z: Number, height: Number, parts: Iterable[Part], name: str) -> list[Face]:
+        """A pole with something on it."""
+        pole = _bars(_STEEL, 0.12, (0, 0, 0, height))
+        return self.stand(x, z, pole, LABEL_ID["pole"]) + self.stand(x, z, parts, LABEL_ID[name])
+
     def lamp(self, x: Number, z: Number) -> list[Face]:
         top, reach = self.rng.uniform(6, 8), -np.sign(x)
-        parts = [*_bars(_STEEL, 0.16, (0, 0, 0, top)), *_bars(_STEEL, 0.1, (0, top, reach * 1.6, top + 0.3)),
-                 *_bars(_WHITE, 0.22, (reach * 1.2, top + 0.22, reach * 1.9, top + 0.34))]
-        return self.stand(x, z, parts, LABEL_ID["pole"])
+        arm = _bars(_STEEL, 0.12, (0, top, reach * 1.6, top + 0.3))
+        arm += _bars(_WHITE, 0.22, (reach * 1.2, top + 0.22, reach * 1.9, top + 0.34))
+        return self.post(x, z, top, arm, "pole")
 
     def sign(self, x: Number, z: Number) -> list[Face]:
-        plate = [(polygon + (0, 2.5), colour) for polygon, colour in self.pick(_PLATES)]
-        pole = self.stand(x, z, _bars(_STEEL, 0.1, (0, 0, 0, 2.5)), LABEL_ID["pole"])
-        return pole + self.stand(x, z, plate, LABEL_ID["traffic sign"])
+        plate = [(np.add(polygon, (0, 2.5)), colour) for polygon, colour in self.pick(_PLATES)]
+        return self.post(x, z, 2.5, plate, "traffic sign")
 
     def signal(self, x: Number, z: Number) -> list[Face]:
         stop, go = self.pick((((250, 60, 50), (28, 62, 44)), ((70, 30, 30), (60, 240, 140))))
-        lights = [(_rectangle(-0.26, 2.3, 0.26, 3.6), (30, 34, 34)), (_disc(0, 3.36, 0.17), stop),
-                  (_disc(0, 2.95, 0.17), (80, 66, 30)), (_disc(0, 2.54, 0.17), go)]
-        pole = self.stand(x, z, _bars(_STEEL, 0.14, (0, 0, 0, 2.6)), LABEL_ID["pole"])
-        return pole + self.stand(x, z, lights, LABEL_ID["traffic light"])
-
-    def bin(self, x: Number, z: Number) -> list[Face]:
-        parts = [(_rectangle(-0.3, 0, 0.3, 0.95), _STEEL * 0.75), (_rectangle(-0.34, 0.85, 0.34, 1.02), _STEEL * 0.5)]
-        self.darken(x, z, 0.9, 0.6)
-        return self.stand(x, z, parts, LABEL_ID["static"])
+        lights = [(_disc(0, y, 0.17), colour) for y, colour in ((3.36, stop), (2.95, (80, 66, 30)), (2.54, go))]
+        return self.post(x, z, 2.6, _bars((30, 34, 34), 0.52, (0, 2.3, 0, 3.6)) + lights, "traffic light")
 
     # -- Who walks and drives in it
 
@@ -382,29 +341,22 @@ class Street:
                 (_disc(x, y, 0.12, 0.15), self.pick(_SKINS)), (_disc(x, y + 0.07, 0.13, 0.1), self.colour(hats))]
 
     def person(self, x: Number, z: Number) -> list[Face]:
-        size, stride, lean = self.rng.uniform((0.86, 0.05, -0.05), (1.06, 0.3, 0.05))
+        size, stride = self.rng.uniform((0.86, 0.05), (1.06, 0.3))
         legs = [(s * 0.07, 0.86, s * stride, 0) for s in (-1, 1)]
-        arms = [(lean + s * 0.2, 1.37, s * (0.26 + stride / 2), 0.85) for s in (-1, 1)]
-        parts = self.figure(legs, (0, 0.8, lean, 1.42), arms, (lean, 1.6), _ROOFS)
-        self.darken(x, z, 0.7, 0.5)
-        parts = [(polygon * size, colour) for polygon, colour in parts]
+        arms = [(s * 0.2, 1.37, s * (0.26 + stride / 2), 0.85) for s in (-1, 1)]
+        parts = [(p * size, colour) for p, colour in self.figure(legs, (0, 0.8, 0, 1.42), arms, (0, 1.6), _ROOFS)]
         return self.stand(x, z, parts, self.instance("person"), self.rng.uniform(-0.5, 0.5))
 
     def cycle(self, x: Number, z: Number, kind: str = "", ridden: bool = False) -> list[Face]:
         """A bicycle or motorcycle from the side, more or less turned, parked or with its rider."""
-        kind = kind or self.pick(("bicycle", "motorcycle"))
-        turn, paint, hub = self.rng.uniform(-1.0, 1.0), self.colour(_PAINTS), 0.18 if kind == "motorcycle" else 0.26
+        kind, turn, paint = kind or self.pick(tuple(_CYCLES)), self.rng.uniform(-1.0, 1.0), self.colour(_PAINTS)
+        hub, thick, tubes = _CYCLES[kind]
         parts = [(_disc(wheel, 0.33, radius), colour) for wheel in (-0.56, 0.56)
                  for radius, colour in ((0.33, _TYRE), (hub, _SILVER))]
-        if kind == "motorcycle":
-            parts += [*_bars(_STEEL, 0.1, (0.56, 0.3, 0.35, 1.1), (-0.7, 0.3, 0.1, 0.3)), (_ENGINE, paint),
-                      *_bars(_TYRE, 0.1, (-0.66, 0.88, 0, 0.86), (0.16, 1.14, 0.42, 1.06))]
-        else:
-            parts += _bars(paint, 0.06, *_TUBES)
-            parts += _bars(_TYRE, 0.07, (0.28, 1.06, 0.5, 1.02), (-0.32, 0.9, -0.08, 0.9))
+        parts += _bars(paint, thick, *tubes)
+        parts += _bars(_TYRE, 0.07, (0.28, 1.06, 0.5, 1.02), (-0.32, 0.9, -0.08, 0.9))  # handlebar and saddle
         way = np.array((self.pick((-1, 1)), 1))  # to the left or to the right
-        self.darken(x, z, 1.3, 0.5, -turn)
-        faces = self.stand(x, z, [(polygon * way, colour) for polygon, colour in parts], self.instance(kind), turn)
+        faces = self.stand(x, z, [(p * way, colour) for p, colour in parts], self.instance(kind), turn)
         if ridden:
             rider = self.figure([(-0.18, 0.95, 0.16, 0.62), (0.16, 0.66, 0.02, 0.25)], (-0.2, 0.88, 0.08, 1.45),
                                 [(0.1, 1.38, 0.42, 1.05)], (0.15, 1.62), _PAINTS)
@@ -414,9 +366,9 @@ class Street:
 
     def vehicle(self, x: Number, z: Number, kind: str, yaw: Number, ident: int = 0, paint: Colour | None = None):
         """The visible faces of a vehicle that heads `yaw` radians to the right of straight ahead."""
-        shape, paint = _VEHICLES[kind], self.colour(_PAINTS) if paint is None else paint
+        (width, profile, _, wheels, _), paint = _VEHICLES[kind], self.colour(_PAINTS) if paint is None else paint
         ident = ident or self.instance("car" if kind == "van" else kind)
-        sin, cos, half = np.sin(yaw), np.cos(yaw), shape.width / 2
+        sin, cos, half = np.sin(yaw), np.cos(yaw), width / 2
         axes = np.array(((sin, 0, cos), (0, 1, 0), (half * cos, 0, -half * sin)))
         shown: list[tuple[float, list[Face]]] = []
         for outline, details in _panels(kind):
@@ -426,17 +378,17 @@ class Street:
                 tone = self.light(*(normal / np.linalg.norm(normal)))
                 faces = [Face(polygon @ axes + (x, 0, z), colour, ident) for polygon, colour in details]
                 shown.append((-points[:, 2].mean(), [Face(points, paint * tone, ident, True), *faces]))
-        self.darken(x, z, shape.width * 1.15, (shape.profile[-1][0] - shape.profile[0][0]) * 1.08, yaw)
+        (rear, _), *_, (front, _) = profile
+        spot = np.array(((rear, 0, -1), (front, 0, -1), (front, 0, 1), (rear, 0, 1))) * 1.07
+        self.ground.append(Face(spot @ axes + (x, 0, z), self.asphalt * 0.5))
         tyres = [((wheel, 0, s), (wheel, 0.6, s), (wheel, 0.6, s + 0.36), (wheel, 0, s + 0.36))  # under its ends
-                 for wheel in shape.wheels for s in (-0.98, 0.62)]
+                 for wheel in wheels for s in (-0.98, 0.62)]
         faces = [Face(np.array(tyres) @ axes + (x, 0, z), _TYRE, ident)]
         return faces + [face for _, panel in sorted(shown, key=lambda entry: entry[0]) for face in panel]
 
     def fill_lanes(self):
         (left, right), crossing = self.kerbs, self.crossing
-        first = [self.special if self.special in ("bus", "truck") else "car", "car"]
-        if self.chance(0.5):
-            first.reverse()
+        first = [self.special if self.special in ("bus", "truck") else "car", "car"][::self.pick((-1, 1))]
         for kind, x, yaw, z in zip(first, (0.0, -3.3), (0.0, np.pi), self.rng.uniform((11, 8), (20, 17)), strict=True):
             while z < 100:
                 half = 6.0 if kind in ("bus", "truck") else 2.5
@@ -451,16 +403,11 @@ class Street:
                 self.put(self.vehicle, left + 1.6, z, *train)
         for parked, x, yaw in zip(self.parking, (left + self.tracks + 1.1, right - 1.1), (np.pi, 0.0), strict=True):
             for z in np.arange(self.rng.uniform(6, 12), 80 * parked, 5.8):
-                if self.chance(0.7) and not crossing - 10 < z < crossing + 12:
+                if self.rng.random() < 0.7 and not crossing - 10 < z < crossing + 12:
                     self.put(self.vehicle, x, z, self.pick(("car", "car", "van")), yaw)
-        if self.chance(0.5):
-            turning = self.pick(("car", "van")), self.pick((-1, 1)) * np.pi / 2
-            self.put(self.vehicle, self.rng.uniform(-9, 9), crossing + 4.5, *turning)
-
-    def let_people_cross(self):
-        (left, right), first = self.kerbs, "motorcycle" if self.special == "motorcycle" else "bicycle"
-        self.put(self.cycle, self.rng.uniform(-0.5, 1.7), self.rng.uniform(7, 14), first, True)
+        cycle = "motorcycle" if self.special == "motorcycle" else "bicycle"
+        self.put(self.cycle, self.rng.uniform(-0.5, 1.7), self.rng.uniform(7, 14), cycle, True)
         self.put(self.cycle, self.rng.uniform(-2.2, -1.2), self.rng.uniform(10, 30), "bicycle", True)
-        for _ in range(self.pick((1, 2, 3, 4))):
+        for _ in range(self.pick((1, 2, 3, 4))):  # people who cross
             x, before = self.rng.uniform((left + self.tracks, 2.4), (right, 4.8))
-            self.put(self.person, x, self.crossing - before)
+            self.put(self.person, x, crossing - before)

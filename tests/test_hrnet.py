@@ -1,0 +1,143 @@
+"""The HRNetV2 trunk: parity with timm's, widths, resolutions, and pictures of any size from 32 pixels on."""
+
+import pytest
+import timm
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from ovenet_core.hrnet import HRNet, init_weights, resize
+from ovenet_core.ovenet import WIDTHS, build
+from ovenet_core.weights import load_official
+
+
+def randomise(network: nn.Module) -> None:
+    """Random weights and batch-norm statistics of a size that keeps the activations near one."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for m in network.modules():
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight)
+            elif isinstance(m, nn.BatchNorm2d):
+                m.weight.uniform_(0.3, 0.7)
+                m.bias.normal_(0, 0.2)
+                m.running_mean.normal_(0, 0.2)
+                m.running_var.uniform_(0.8, 1.2)
+
+
+def timm_trunk(width: int, align_corners: bool) -> nn.Module:
+    """timm's trunk with bilinear fusion; its own is by nearest neighbour, with the same parameters."""
+    indices = (1, 2, 3, 4)
+    trunk = timm.create_model(f"hrnet_w{width}", features_only=True, feature_location="", out_indices=indices)
+    for module in trunk.modules():
+        if isinstance(module, nn.Upsample):
+            module.mode, module.align_corners = "bilinear", align_corners
+    randomise(trunk)
+    return trunk.double().eval()
+
+
+@pytest.mark.parametrize(("width", "align_corners"), [(18, False), (18, True), (48, False)])
+def test_same_branches_as_timm_with_the_same_weights(width, align_corners):
+    """All four branches of stage 4 in float64."""
+    theirs = timm_trunk(width, align_corners)
+    with torch.device("meta"):
+        ours = HRNet(width, align_corners=align_corners)
+    ours = ours.to_empty(device="cpu").double().eval()
+    load_official(nn.ModuleDict({"trunk": ours}), theirs.state_dict())
+    image = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        expected, got = theirs(image), ours(image)[4]
+    for ours_of_branch, theirs_of_branch in zip(got, expected, strict=True):
+        assert theirs_of_branch.std() > 0.1
+        torch.testing.assert_close(ours_of_branch, theirs_of_branch, rtol=0, atol=1e-9)
+
+
+def test_fusion_by_nearest_neighbour_would_be_seen():
+    """The parity test can tell timm's own fusion from the bilinear one."""
+    bilinear, nearest = timm_trunk(18, False), timm_trunk(18, False)
+    for module in nearest.modules():
+        if isinstance(module, nn.Upsample):
+            module.mode, module.align_corners = "nearest", None
+    image = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    with torch.no_grad():
+        assert (bilinear(image)[0] - nearest(image)[0]).abs().max() > 0.01
+
+
+def meta_trunk(width: int, height: int, columns: int) -> dict[int, tuple[Tensor, ...]]:
+    with torch.device("meta"):
+        return HRNet(width)(torch.empty(1, 3, height, columns))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_branch_i_after_stage_4_has_channels_and_resolution(width):
+    """width * 2**i channels at 1 / (4 * 2**i)."""
+    shapes = [tuple(x.shape) for x in meta_trunk(width, 256, 512)[4]]
+    assert shapes == [(1, width * 2**i, 64 // 2**i, 128 // 2**i) for i in range(4)]
+
+
+def test_a_stage_adds_a_branch():
+    features = meta_trunk(18, 64, 64)
+    assert {stage: len(branches) for stage, branches in features.items()} == {1: 1, 2: 2, 3: 3, 4: 4}
+    assert features[1][0].shape == (1, 256, 16, 16)
+
+
+@settings(max_examples=10, deadline=None)
+@given(height=st.integers(32, 150), width=st.integers(32, 150))
+@example(height=33, width=47)
+def test_any_size_from_32_pixels_on(height, width):
+    """Each branch is half the one before, rounded up, and so is the output a quarter of the picture."""
+    with torch.device("meta"):
+        network = build(width=8, blocks=1, num_classes=5)
+        image = torch.empty(1, 3, height, width)
+        branches, output = network.trunk(image)[4], network(image).final.main
+    for i, branch in enumerate(branches):
+        assert branch.shape[2:] == (-(-height // 2 ** (i + 2)), -(-width // 2 ** (i + 2)))
+    assert output.shape == (1, 5, *branches[0].shape[2:])
+
+
+@pytest.mark.parametrize("size", [(33, 47), (61, 32), (85, 111)], ids=str)
+def test_odd_sizes_give_finite_numbers(size):
+    torch.manual_seed(0)
+    network = build(width=8, blocks=1, num_classes=5)
+    assert network.eval()(torch.randn(1, 3, *size)).final.main.isfinite().all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(height=st.integers(1, 64), width=st.integers(1, 64))
+@example(height=31, width=64)
+@example(height=64, width=31)
+def test_picture_under_32_pixels_is_refused(height, width):
+    """The message has the size and the remedy; 32 itself is large enough."""
+    with torch.device("meta"):
+        network = build(width=8, blocks=1)
+        image = torch.empty(1, 3, height, width)
+        if min(height, width) >= 32:
+            network(image)
+            return
+        with pytest.raises(ValueError, match=f"{height}x{width} .*32 or more; enlarge or pad it"):
+            network(image)
+
+
+def test_initial_values_are_those_of_the_protocol():
+    """Convolutions N(0, 0.001), batch-norm 1 and 0."""
+    torch.manual_seed(0)
+    trunk = HRNet(18, blocks=1)
+    init_weights(trunk)
+    for name, value in trunk.named_parameters():
+        if value.dim() == 4:
+            assert value.std() == pytest.approx(0.001, rel=0.2), name
+        else:
+            assert (value == (1 if name.endswith("weight") else 0)).all(), name
+
+
+def test_resize_to_the_same_size_is_the_identity():
+    x = torch.randn(1, 2, 5, 7)
+    assert resize(x, (5, 7), align_corners=False) is x
+
+
+@pytest.mark.parametrize(("align_corners", "expected"), [(True, [0, 1 / 3, 2 / 3, 1]), (False, [0, 0.25, 0.75, 1])])
+def test_resize_by_hand(align_corners, expected):
+    """Two pixels enlarged to four."""
+    x = torch.tensor([[[[0.0, 1.0]]]])
+    torch.testing.assert_close(resize(x, (1, 4), align_corners), torch.tensor([[[expected]]]))
