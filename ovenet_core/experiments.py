@@ -119,11 +119,11 @@ TOY = OVENET.override(  # ours: a very narrow HRNet on generated scenes, seconds
     crop=(128, 256),
     scale=(0.75, 1.5),
     ohem_min_kept=16384,
-    epochs=30,
-    batch_size=8,
-    learning_rate=0.05,
+    epochs=24,
+    batch_size=4,
+    learning_rate=0.03,
     weight_decay=0.0001,
-    validate_every=10,
+    validate_every=12,
     channels_last=True,
 )
 # CamVid is ours, the paper has none of it. How the schedule and the weights were chosen: docs/camvid.md.

@@ -23,10 +23,10 @@ Labels = Integer[Tensor, "batch height width"]
 
 def cross_entropy(logits: Scores, labels: Labels, class_weights: Tensor | None = None) -> Float[Tensor, ""]:
     """Cross-entropy, the mean over valid pixels weighted by their class; 0 where no pixel is valid."""
-    total = nnf.cross_entropy(logits, labels.long(), class_weights, ignore_index=IGNORE, reduction="sum")
-    valid = labels != IGNORE
-    weight = valid.sum() if class_weights is None else _weight_of(labels, valid, class_weights).sum()
-    return total / weight.clamp_min(torch.finfo(total.dtype).tiny)
+    labels = labels.long()
+    total = nnf.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="sum")
+    weight = labels != IGNORE if class_weights is None else _weight_of(labels, class_weights)
+    return total / weight.sum(dtype=total.dtype).clamp_min(torch.finfo(total.dtype).tiny)
 
 
 def ohem_cross_entropy(
@@ -41,31 +41,62 @@ def ohem_cross_entropy(
     Kept are the valid pixels with a probability below max(`threshold`, the `min_kept`-th smallest); the mean over
     them weighs the loss by the class but not the count. 0 where no pixel is kept.
     """
-    loss = nnf.cross_entropy(logits, labels.long(), ignore_index=IGNORE, reduction="none")
-    valid = labels != IGNORE
-    probability = torch.exp(-loss.detach()).masked_fill_(~valid, torch.inf)
-    kept = probability < max(threshold, _kth_probability(probability, valid, threshold, min_kept))
-    kept &= valid
-    weight = kept if class_weights is None else _weight_of(labels, kept, class_weights)
-    return (loss * weight).sum() / kept.sum().clamp_min(1)
+    labels = labels.long()
+
+    def weigh(loss: Tensor) -> Tensor:
+        probability = loss.neg().exp_()  # 1 where the label is ignored, which is not below any limit
+        kept = probability < max(threshold, _kth_probability(probability, labels, threshold, min_kept))
+        weight = kept.to(loss.dtype) if class_weights is None else _weight_of(labels, class_weights).mul_(kept)
+        return weight.div_(kept.count_nonzero().clamp_min(1))
+
+    return _WeightedCrossEntropy.apply(logits, labels, weigh)
 
 
-def _kth_probability(probability: Tensor, valid: Tensor, threshold: float, min_kept: int) -> float:
+def _kth_probability(probability: Tensor, labels: Tensor, threshold: float, min_kept: int) -> float:
     """The `min_kept`-th smallest probability of the valid pixels (from 0), or 0 if it is not above the threshold.
 
     Counting is enough as a rule: only where too few pixels are below the threshold is one of them selected, in
-    linear time, without sorting.
+    linear time, without sorting. Ignored pixels, of probability 1, come last and need no care.
     """
-    count, below = torch.stack([valid.sum(), (probability <= threshold).sum()]).tolist()
+    counts = (labels != IGNORE).count_nonzero(), (probability <= threshold).count_nonzero()
+    count, below = torch.stack(counts).tolist()
     rank = min(min_kept, count - 1)
     if count == 0 or below > rank:
         return 0.0
-    return probability[valid].kthvalue(rank + 1).values.item()
+    return probability.flatten().kthvalue(rank + 1).values.item()
 
 
-def _weight_of(labels: Tensor, selected: Tensor, class_weights: Tensor) -> Tensor:
-    """The class weight of each selected pixel, 0 elsewhere."""
-    return class_weights[labels.long().masked_fill(~selected, 0)] * selected
+def _weight_of(labels: Tensor, class_weights: Tensor) -> Tensor:
+    """The class weight of each pixel, 0 where the label is ignored."""
+    table = class_weights.new_zeros(IGNORE + 1)
+    table[: len(class_weights)] = class_weights
+    return table[labels]
+
+
+class _WeightedCrossEntropy(torch.autograd.Function):
+    """The sum over pixels of weight * cross-entropy; `weigh` makes the constant weights from the cross-entropy.
+
+    Its gradient, weight * (softmax - one-hot), is written down here because autograd's own way takes one more
+    full-size map, and passes over it on one thread.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, labels: Tensor, weigh: Callable[[Tensor], Tensor]) -> Tensor:
+        ignored = labels == IGNORE
+        true_class = labels.masked_fill(ignored, 0).unsqueeze(1)
+        log_probability = logits.log_softmax(dim=1)
+        loss = log_probability.gather(1, true_class).squeeze(1).neg_().masked_fill_(ignored, 0)
+        weight = weigh(loss)
+        ctx.save_for_backward(log_probability, true_class, loss, weight)
+        return (loss * weight).sum()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, upstream: Tensor) -> tuple[Tensor, None, None]:
+        log_probability, true_class, loss, weight = ctx.saved_tensors
+        weight = upstream * weight
+        gradient = log_probability.exp().mul_(weight.unsqueeze(1))
+        return gradient.scatter_(1, true_class, (weight * torch.expm1(-loss)).unsqueeze(1)), None, None
 
 
 def confidence_loss(

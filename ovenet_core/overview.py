@@ -45,7 +45,7 @@ def away_from_boundaries(label: np.ndarray, reach: float = 9.0) -> np.ndarray:
     return np.stack([cv2.GaussianBlur(d * length, (0, 0), 1.2) for d in (du, dv)])
 
 
-def illustration(seed: int = 10) -> dict[str, plots.Picture]:
+def illustration(seed: int = 12) -> dict[str, plots.Picture]:
     """Pictures of the input, o, F, S_i, S_s and S_f on a generated street scene."""
     rng, scene = np.random.default_rng(seed), draw_scene(seed, HEIGHT, WIDTH)
     label = CITYSCAPES.lookup[scene.label_ids]

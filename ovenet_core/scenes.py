@@ -203,7 +203,7 @@ class _Camera:
         tile = self.rng.integers(-12, 13, (256, 256)).astype(np.float32)
         grain = tile[(z * 45).astype(int) & 255, (x * 45).astype(int) & 255] / (1 + z / 3)
         # Moves points along the sun's rays to the ground.
-        slant = np.array(((1, 0, 0), -street.sun / street.sun[1], (0, 0, 1))) * (1, 0, 1)
+        slant = np.array(((1, 0, 0), -street.to_sun / street.to_sun[1], (0, 0, 1))) * (1, 0, 1)
         shadow = np.zeros((height, width), np.uint8)
         casting = [face for face in street.upright if face.casts and face.points.flat[2] < 70]
         for corners in self.project(casting, slant):

@@ -4,10 +4,9 @@ World axes: x to the right, y up from the ground, z ahead of the camera, which i
 Colours are RGB in [0, 255]; a part is a flat polygon (corners, 2) with its colour.
 """
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +19,7 @@ EYE, FAR = 1.5, 150.0  # height of the camera and length of the street, metres
 Number = float | int
 Colour = np.ndarray | tuple[Number, Number, Number]
 Part = tuple[np.ndarray, Colour]
-Line = Sequence[Number]  # x0, y0, x1, y1
+Line = Sequence[Number] | np.ndarray  # x0, y0, x1, y1
 
 
 class Face(NamedTuple):
@@ -32,29 +31,24 @@ class Face(NamedTuple):
     casts: bool = False  # whether it throws a shadow on the ground
 
 
-def _palette(*colours: tuple[int, int, int]) -> np.ndarray:
-    return np.array(colours, float)
-
-
-_ASPHALTS, _GRASS = _palette((92, 92, 96), (108, 106, 104), (82, 84, 92)), _palette((112, 142, 72))
-_PAVINGS, _TRIMS = _palette((172, 166, 160), (186, 174, 160), (158, 160, 164)), _palette((216, 208, 196))
-_FACADES = _palette((222, 190, 150), (196, 116, 88), (232, 220, 196), (164, 176, 188), (158, 98, 80), (218, 198, 128),
-                    (154, 174, 150), (208, 150, 130))
-_ROOFS = _palette((146, 74, 58), (88, 88, 98), (112, 80, 68), (126, 100, 92))
-_STONES, _BARKS = _palette((176, 162, 146), (158, 104, 86), (150, 150, 152)), _palette((92, 74, 58))
-_LEAVES = _palette((88, 128, 52), (70, 112, 58), (112, 140, 56), (128, 132, 48), (62, 100, 66))
-_PAINTS = _palette((226, 228, 230), (168, 174, 180), (40, 42, 48), (176, 34, 38), (34, 62, 118), (48, 92, 80),
-                   (224, 176, 46), (96, 110, 126), (148, 176, 200))
-_CLOTHES = _palette((52, 58, 84), (168, 52, 56), (60, 92, 138), (214, 190, 96), (74, 104, 76), (208, 206, 200),
-                    (120, 78, 112), (216, 120, 58))
-_SKINS = _palette((232, 190, 160), (198, 148, 112), (120, 82, 60))
-_GLASS, _TYRE, _STEEL, _SILVER = _palette((62, 78, 94), (26, 26, 28), (112, 116, 120), (152, 154, 158))
-_WHITE, _RED, _BLUE, _YELLOW = _palette((232, 232, 226), (200, 34, 38), (36, 84, 170), (240, 200, 50))
+_ASPHALTS, _GRASS = np.array(((92, 92, 96), (108, 106, 104), (82, 84, 92))), np.array(((112, 142, 72),))
+_PAVINGS, _TRIMS = np.array(((172, 166, 160), (186, 174, 160), (158, 160, 164))), np.array(((216, 208, 196),))
+_FACADES = np.array(((222, 190, 150), (196, 116, 88), (232, 220, 196), (164, 176, 188), (158, 98, 80), (214, 196, 130)))
+_ROOFS = np.array(((146, 74, 58), (88, 88, 98), (112, 80, 68), (126, 100, 92)))
+_STONES, _BARKS = np.array(((176, 162, 146), (158, 104, 86), (150, 150, 152))), np.array(((92, 74, 58),))
+_LEAVES = np.array(((88, 128, 52), (70, 112, 58), (112, 140, 56), (128, 132, 48), (62, 100, 66)))
+_PAINTS = np.array(((226, 228, 230), (168, 174, 180), (40, 42, 48), (176, 34, 38), (34, 62, 118), (48, 92, 80),
+                    (224, 176, 46), (96, 110, 126), (148, 176, 200)))
+_CLOTHES = np.array(((52, 58, 84), (168, 52, 56), (60, 92, 138), (214, 190, 96), (74, 104, 76), (208, 206, 200)))
+_SKINS = np.array(((232, 190, 160), (198, 148, 112), (120, 82, 60)))
+_GLASS, _TYRE, _STEEL, _SILVER = np.array(((62, 78, 94), (26, 26, 28), (112, 116, 120), (152, 154, 158)))
+_WHITE, _RED, _BLUE, _YELLOW = np.array(((232, 232, 226), (200, 34, 38), (36, 84, 170), (240, 200, 50)))
 
 
 # -- Shapes
 
 
+@cache
 def circle(corners: int) -> np.ndarray:
     """A regular polygon of radius 1."""
     angle = (np.arange(corners) + 0.5) * (2 * np.pi / corners)
@@ -89,11 +83,13 @@ _PLATES = (  # of traffic signs
     [(_DIAMOND, _WHITE), (_DIAMOND * 0.75, _YELLOW)],
     [(_BOARD * (2.2, 0.7), _YELLOW), (_BOARD * (1.7, 0.2), _TYRE)],
 )
-_CYCLES: dict[str, tuple[Number, Number, tuple[Line, ...]]] = {  # radius of the hub, and the tubes with their thickness
+_CYCLES = {  # radius of the hub, thickness of the tubes, tubes
     "bicycle": (0.26, 0.06, ((-0.56, 0.34, -0.2, 0.85), (-0.2, 0.85, 0.02, 0.3), (0.02, 0.3, -0.56, 0.34),
-                             (0.02, 0.3, 0.42, 0.85), (-0.15, 0.8, 0.42, 0.85), (0.56, 0.34, 0.38, 1.05))),
-    "motorcycle": (0.18, 0.25, ((-0.7, 0.78, 0.45, 0.85), (-0.3, 0.5, 0.3, 0.5), (0.54, 0.34, 0.38, 1))),
+                             (0.02, 0.3, 0.42, 0.85), (-0.15, 0.8, 0.42, 0.85))),
+    "motorcycle": (0.18, 0.24, ((-0.7, 0.84, -0.1, 0.76), (-0.15, 0.82, 0.4, 0.88), (-0.3, 0.6, 0.25, 0.6),
+                                (-0.35, 0.4, 0.25, 0.4))),
 }
+_FITTINGS = (0.56, 0.34, 0.38, 1.05), (0.28, 1.06, 0.5, 1.02), (-0.32, 0.92, -0.08, 0.92)  # fork, handlebar and saddle
 # Width; profile from the rear to the front (along, up), whose edge 3 is the windscreen; number of windows between its
 # edges 1 and 3; places and radius of the wheels; all in metres.
 _VEHICLES = {
@@ -116,24 +112,25 @@ def _patch(corners: Sequence, u0: Number, u1: Number, v0: Number, v1: Number) ->
 
 
 @cache
-def _panels(kind: str) -> list[tuple[np.ndarray, list[Part]]]:
-    """The outer faces of a vehicle with what is painted on them; axes: metres along, metres up, half widths across."""
+def _panels(kind: str) -> list[tuple[np.ndarray, np.ndarray, list[Part]]]:
+    """The faces of a vehicle (outline, normal, what is on it); axes: metres along, metres up, half widths across."""
     (_, profile, panes, wheels, radius), panels = _VEHICLES[kind], []
-    for edge, (a, b) in enumerate(pairwise(profile)):
-        face, details = ((*a, -1), (*b, -1), (*b, 1), (*a, 1)), []
+    for edge, ((x0, y0), (x1, y1)) in enumerate(pairwise(profile)):
+        face, details = ((x0, y0, -1), (x1, y1, -1), (x1, y1, 1), (x0, y0, 1)), []
         if edge == 3 or (edge == 1 and panes):
             details = [(_patch(face, 0.1, 0.9, 0.07, 0.93), _GLASS)]
         elif edge in (0, len(profile) - 2):  # the rear and the front, with number plate and lamps
-            u0, u1 = np.array((0.2, 0.38)) / (b[1] - a[1]) + (edge > 0)  # from below
+            low, high = np.array((0.2, 0.38)) / (y1 - y0) + (edge > 0)
             lamp = (246, 240, 214) if edge else (214, 30, 30)
-            details = [(_patch(face, u0, u1, v0, v1), colour)
+            details = [(_patch(face, low, high, v0, v1), colour)
                        for v0, v1, colour in ((0.04, 0.2, lamp), (0.37, 0.63, _WHITE), (0.8, 0.96, lamp))]
-        panels.append((np.array(face), details))
+        panels.append((np.array(face), np.array((y0 - y1, x1 - x0, 0)) / np.hypot(x1 - x0, y1 - y0), details))
     flat = [(_patch(profile[1:5], 0.1, 0.85, v0, v1 - 0.03), _GLASS * 0.85)
             for v0, v1 in pairwise(np.linspace(0.04, 0.99, panes + 1))]
-    flat += [(_disc(wheel, radius, r), colour) for wheel in wheels for r, colour in ((radius, _TYRE), (radius / 2, _SILVER))]
+    flat += [part for wheel in wheels for part in ((_disc(wheel, radius, radius), _TYRE),
+                                                   (_disc(wheel, radius, radius / 2), _SILVER))]
     for s in (-1, 1):
-        panels.append((np.insert(profile[::s], 2, s, axis=1),
+        panels.append((np.insert(profile, 2, s, axis=1), np.array((0, 0, s)),
                        [(np.insert(polygon, 2, s, axis=1), colour) for polygon, colour in flat]))
     return panels
 
@@ -146,14 +143,13 @@ class Street:
 
     def __init__(self, seed: int, sunlight: float = 0.5):
         self.rng, self.sunlight = np.random.default_rng([seed, 0]), sunlight
-        side, ahead = self.pick((-1, 1)) * self.rng.uniform(0.5, 0.8), self.rng.uniform(-0.6, 0.1)
-        self.sun = np.array((side, 0.6, ahead))  # the direction to it
+        self.to_sun = np.array((self.pick((-1, 1)) * self.rng.uniform(0.5, 0.8), 0.6, self.rng.uniform(-0.6, 0.1)))
         self.bonnet = self.pick(_PAINTS) * 0.7 if self.rng.random() < 0.35 else None  # of the camera's own car
         self.asphalt = self.pick(_ASPHALTS)
         self.ground: list[Face] = []
         self.backdrop: list[Face] = []
         self.things: list[tuple[float, list[Face]]] = []  # distance and faces
-        self.count: Counter[str] = Counter()
+        self.counts = {name: count() for name in LABEL_ID}
         # Each of the rarer vehicles comes in every fourth seed, so that a small set has all classes.
         self.special = ("bus", "train", "motorcycle", "truck")[seed % 4]
         self.tracks = 3.4 if self.special == "train" else 0.0  # width taken by the tram at the left kerb
@@ -179,12 +175,11 @@ class Street:
 
     def light(self, *normal: Number) -> float:
         """Brightness of a surface: a share from the whole sky and one from the sun."""
-        return 0.72 + self.sunlight * max(0.0, float(np.dot(normal, self.sun)))
+        return 0.72 + self.sunlight * max(0.0, float(np.dot(normal, self.to_sun)))
 
     def instance(self, name: str) -> int:
         """The id of the next thing of a class."""
-        self.count[name] += 1
-        return LABEL_ID[name] * 1000 + self.count[name] - 1
+        return LABEL_ID[name] * 1000 + next(self.counts[name])
 
     def put(self, thing: Callable, x: Number, z: Number, *arguments):
         """Have `thing(x, z, ...)` stand in the street."""
@@ -199,7 +194,7 @@ class Street:
         quad = np.array(((x0, 0, z0), (x0, 0, z1), (x1, 0, z1), (x1, 0, z0)))
         self.ground.append(Face(quad, colour, LABEL_ID[name]))
 
-    # -- What lines it
+    # -- What is in it
 
     def lay_ground(self):
         (left, right), crossing, paving = self.kerbs, self.crossing, self.colour(_PAVINGS)
@@ -216,7 +211,6 @@ class Street:
                 self.pave(-1.72, -1.58, z, z + 4.5, _WHITE, "road")
         for x in np.arange(left + self.tracks + 0.3, right - 0.4, 0.9):
             self.pave(x, x + 0.5, crossing - 5, crossing - 2.2, _WHITE, "road")
-        self.pave(-1.6, right - 0.2, crossing - 6.6, crossing - 6.2, _WHITE, "road")
 
     def close_the_view(self):
         """A skyline of houses and trees across the end of the street."""
@@ -230,12 +224,11 @@ class Street:
         lots = (self.house, self.house, self.house, self.fence, self.wall, self.lawn, self.lawn)
         order = [lots[i] for _ in range(3) for i in self.rng.permutation(len(lots))]
         x = self.kerbs[side > 0] + side * (self.walks[side > 0] + self.pick((0.0, 0.0, self.rng.uniform(1, 3))))
-        faces: list[list[Face]] = []
-        for start, end in ((3, self.crossing - 2.5), (self.crossing + 11.5, FAR)):  # before and after the crossing
-            borders = np.linspace(start, end, round((end - start) / 12.5) + 1)
+        for start, end in ((self.crossing + 11.5, FAR), (3, self.crossing - 2.5)):  # behind and before the crossing
+            borders = np.linspace(end, start, round((end - start) / 12.5) + 1)
             borders[1:-1] += self.rng.uniform(-2, 2, len(borders) - 2)
-            faces += [order.pop()(side, x, z0, z1) for z0, z1 in pairwise(borders.tolist())]
-        self.backdrop += [face for lot in reversed(faces) for face in lot]
+            for z1, z0 in pairwise(borders.tolist()):
+                self.backdrop += order.pop()(side, x, z0, z1)
 
     def house(self, side: int, x: Number, z0: Number, z1: Number) -> list[Face]:
         ident, back, lit = LABEL_ID["building"], x + side * 11, self.light(-side, 0, 0)
@@ -264,7 +257,7 @@ class Street:
         across = self.rng.uniform(-1, 1, blobs) * (0.25 + 0.75 * np.sqrt(1 - (1.6 * level - 0.75) ** 2))
         centre = np.stack((across * radius, low + (high - low) * (0.15 + 0.75 * level)), axis=1)[:, None]
         leaves = centre + self.rng.uniform(0.22, 0.42, (blobs, 1, 1)) * radius * circle(9)
-        glow = self.rng.uniform(0.68, 0.83, blobs) + 0.32 * level + 0.35 * self.sunlight * across * np.sign(self.sun[0])
+        glow = self.rng.uniform(0.68, 0.83, blobs) + 0.32 * level + 0.5 * self.sunlight * across * self.to_sun[0]
         parts = [(_disc(0, (low + high) / 2, radius * 0.9, (high - low) * 0.46), leaf * 0.72)]
         parts += [(blob, leaf * tone) for blob, tone in zip(leaves, glow, strict=True)]
         return self.stand(x, z, parts, LABEL_ID["vegetation"])
@@ -291,13 +284,13 @@ class Street:
                 _facade(x, courses, colour * 0.86), _facade(x, [(z0, height - 0.18, z1, height)], colour * 1.2)]
 
     def fence(self, side: int, x: Number, z0: Number, z1: Number) -> list[Face]:
-        """As in Cityscapes, the gaps of a fence belong to it."""
-        height, ident, lit = self.rng.uniform(1.1, 1.8), LABEL_ID["fence"], self.light(-side, 0, 0)
+        height, ident = self.rng.uniform(1.1, 1.8), LABEL_ID["fence"]
         colour, thick = self.pick(((_BARKS[0] * 1.6, 0.2), (_STEEL * 0.65, 0.07), (_WHITE * 0.9, 0.09)))
         slats = [(z, 0, z + thick, height) for z in np.arange(z0, z1 - thick, 0.28)]
         rails = [(z0, y, z1, y + 0.09) for y in (0.25, height - 0.2)]
-        return [*self.lawn(side, x, z0, z1), _facade(x, [(z0, 0, z1, height)], None, ident),
-                _facade(x, rails, colour * 0.85), _facade(x, slats, colour * lit, ident, True)]
+        gaps = _facade(x, [(z0, 0, z1, height)], None, ident)  # as in Cityscapes, they belong to the fence
+        return [*self.lawn(side, x, z0, z1), gaps, _facade(x, rails, colour * 0.85),
+                _facade(x, slats, colour * self.light(-side, 0, 0), ident, True)]
 
     def furnish(self, side: int):
         """A sidewalk: poles, trees and parked bicycles at the kerb, people towards the houses."""
@@ -318,9 +311,8 @@ class Street:
         return self.stand(x, z, pole, LABEL_ID["pole"]) + self.stand(x, z, parts, LABEL_ID[name])
 
     def lamp(self, x: Number, z: Number) -> list[Face]:
-        top, reach = self.rng.uniform(6, 8), -np.sign(x)
-        arm = _bars(_STEEL, 0.12, (0, top, reach * 1.6, top + 0.3))
-        arm += _bars(_WHITE, 0.22, (reach * 1.2, top + 0.22, reach * 1.9, top + 0.34))
+        top, reach = self.rng.uniform(6, 8), -1.3 * np.sign(x)
+        arm = _bars(_STEEL, 0.12, (0, top, reach, top)) + _bars(_WHITE, 0.22, (reach, top, 1.5 * reach, top))
         return self.post(x, z, top, arm, "pole")
 
     def sign(self, x: Number, z: Number) -> list[Face]:
@@ -331,8 +323,6 @@ class Street:
         stop, go = self.pick((((250, 60, 50), (28, 62, 44)), ((70, 30, 30), (60, 240, 140))))
         lights = [(_disc(0, y, 0.17), colour) for y, colour in ((3.36, stop), (2.95, (80, 66, 30)), (2.54, go))]
         return self.post(x, z, 2.6, _bars((30, 34, 34), 0.52, (0, 2.3, 0, 3.6)) + lights, "traffic light")
-
-    # -- Who walks and drives in it
 
     def figure(self, legs: Sequence[Line], torso: Line, arms: Sequence[Line], head: Line, hats: np.ndarray):
         """The parts of a human, whose limbs are lines."""
@@ -353,8 +343,7 @@ class Street:
         hub, thick, tubes = _CYCLES[kind]
         parts = [(_disc(wheel, 0.33, radius), colour) for wheel in (-0.56, 0.56)
                  for radius, colour in ((0.33, _TYRE), (hub, _SILVER))]
-        parts += _bars(paint, thick, *tubes)
-        parts += _bars(_TYRE, 0.07, (0.28, 1.06, 0.5, 1.02), (-0.32, 0.9, -0.08, 0.9))  # handlebar and saddle
+        parts += _bars(paint, thick, *tubes) + _bars(_TYRE, 0.07, *_FITTINGS)
         way = np.array((self.pick((-1, 1)), 1))  # to the left or to the right
         faces = self.stand(x, z, [(p * way, colour) for p, colour in parts], self.instance(kind), turn)
         if ridden:
@@ -368,23 +357,20 @@ class Street:
         """The visible faces of a vehicle that heads `yaw` radians to the right of straight ahead."""
         (width, profile, _, wheels, _), paint = _VEHICLES[kind], self.colour(_PAINTS) if paint is None else paint
         ident = ident or self.instance("car" if kind == "van" else kind)
-        sin, cos, half = np.sin(yaw), np.cos(yaw), width / 2
-        axes = np.array(((sin, 0, cos), (0, 1, 0), (half * cos, 0, -half * sin)))
-        shown: list[tuple[float, list[Face]]] = []
-        for outline, details in _panels(kind):
-            points = outline @ axes + (x, 0, z)
-            normal = np.cross(points[1] - points[0], points[2] - points[1])
-            if normal @ ((0, EYE, 0) - points.mean(axis=0)) > 0:
-                tone = self.light(*(normal / np.linalg.norm(normal)))
-                faces = [Face(polygon @ axes + (x, 0, z), colour, ident) for polygon, colour in details]
-                shown.append((-points[:, 2].mean(), [Face(points, paint * tone, ident, True), *faces]))
+        turn = np.array(((np.sin(yaw), 0, np.cos(yaw)), (0, 1, 0), (np.cos(yaw), 0, -np.sin(yaw))))
+        axes = turn * ((1,), (1,), (width / 2,))
         (rear, _), *_, (front, _) = profile
         spot = np.array(((rear, 0, -1), (front, 0, -1), (front, 0, 1), (rear, 0, 1))) * 1.07
         self.ground.append(Face(spot @ axes + (x, 0, z), self.asphalt * 0.5))
         tyres = [((wheel, 0, s), (wheel, 0.6, s), (wheel, 0.6, s + 0.36), (wheel, 0, s + 0.36))  # under its ends
                  for wheel in wheels for s in (-0.98, 0.62)]
         faces = [Face(np.array(tyres) @ axes + (x, 0, z), _TYRE, ident)]
-        return faces + [face for _, panel in sorted(shown, key=lambda entry: entry[0]) for face in panel]
+        for outline, normal, details in _panels(kind):  # those that face the camera hide none of each other
+            points, normal = outline @ axes + (x, 0, z), normal @ turn
+            if normal @ ((0, EYE, 0) - points[0]) > 0:
+                faces.append(Face(points, paint * self.light(*normal), ident, True))
+                faces += [Face(polygon @ axes + (x, 0, z), colour, ident) for polygon, colour in details]
+        return faces
 
     def fill_lanes(self):
         (left, right), crossing = self.kerbs, self.crossing

@@ -95,20 +95,18 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}: check the path, or leave `weights` empty to start from random")
-    if path.suffix == ".safetensors":
-        state = load_file(path)
-    else:
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise ValueError(
-                f"{path} is not a checkpoint of plain tensors ({error}); code in pickles is never run: "
-                f"save its state_dict alone, or as .safetensors"
-            ) from error
+    try:
+        safe = path.suffix == ".safetensors"
+        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{path} is not a checkpoint of plain tensors ({error}); code in pickles is never run: "
+            f"save its state_dict alone, or as .safetensors"
+        ) from error
     for key in ("state_dict", "model"):
-        if isinstance(state.get(key), Mapping):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise ValueError(f"{path} holds no state dict (names to tensors): expected an official HRNet or OVeNet file")
     return dict(state)
 
@@ -132,7 +130,10 @@ def load_official(network: nn.Module, state: Mapping[str, Tensor], source: str =
             clean = re.sub(r"^((model|module)\.)+", "", name)
             report.unused[name] = next(why for pattern, why in UNUSED.items() if re.match(pattern, clean))
         elif ours not in own:
-            report.unused[name] = f"the network has no {ours.split('.')[0]} of this kind"
+            part = ours.split(".")[0]
+            if part != "semantic_head" and any(n.startswith(part + ".") for n in own):
+                raise KeyError(f"{source} has {name} ({ours}), the network has not: another branch or another depth")
+            report.unused[name] = f"the network has no {part} of this kind"
         else:
             new[ours] = tensor
     report.loaded = sorted(new)

@@ -136,7 +136,7 @@ def test_image_of_an_unlabelled_sample_can_be_read(scenes):
 
 
 def test_unknown_split_names_the_splits(scenes):
-    with pytest.raises(DataError, match="'training'.*train, val, trainval, test"):
+    with pytest.raises(DataError, match=r"'training'.*train, val, trainval, test"):
         CITYSCAPES.samples(scenes, "training")
 
 

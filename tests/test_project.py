@@ -286,3 +286,19 @@ def test_commands_of_the_readme_exist():
 def test_continuous_integration_runs_the_test_command():
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111 and "make test" in script.read_text()
+
+
+def readme_scores():
+    """(path of a result.json, {prediction: mIoU in % as printed}) of each row of the README's table of results."""
+    pattern = r"^\| .*?\]\((results/\S+?/result\.json)\)[^|]*\|(.*)\|$"
+    for path, cells in re.findall(pattern, (ROOT / "README.md").read_text(), re.M):
+        printed = [cell.strip().strip("*") for cell in cells.split("|")[-3:]]
+        yield path, {name: value for name, value in zip(("S_i", "S_s", "S_f"), printed, strict=True) if value != "–"}
+
+
+def test_the_readme_states_what_the_results_say():
+    rows = list(readme_scores())
+    assert len(rows) >= 2
+    for path, printed in rows:
+        metrics = json.loads((ROOT / path).read_text())["metrics"]
+        assert {name: f"{100 * scores['miou']:.2f}" for name, scores in metrics.items()} == printed, path

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ovenet_core import scenes
 from ovenet_core.benchmarks import CITYSCAPES, CITYSCAPES_LABELS, DataError
 from ovenet_core.scenes import draw_scene, write_scenes
+from ovenet_core.street import Face
 
 SMALL = {"size": (32, 64), "progress": False}
 
@@ -112,9 +113,9 @@ def test_image_has_edges_where_the_label_has_borders(drawn):
 @settings(max_examples=40, deadline=None)
 @given(corners=st.lists(st.tuples(st.floats(-4, 4), st.floats(0, 4)), min_size=3, max_size=3))
 def test_colours_and_labels_have_the_same_outline(corners):
-    camera = scenes._Camera(scenes._Street(0), 0, 64, 128)
+    camera = scenes._Camera(0, 64, 128)
     points = np.array([[(x, y, 12.0) for x, y in corners]])
-    camera.paint([scenes._Face(points, (255.0, 255.0, 255.0), 7)], haze=False)
+    camera.paint([Face(points, (255.0, 255.0, 255.0), 7)], haze=False)
     colours, ids = (camera.image[..., 2] > 110).astype(np.uint8), (camera.ids == 7).astype(np.uint8)
     pixel = np.ones((3, 3), np.uint8)
     assert not (colours & ~cv2.dilate(ids, pixel) & 1).any()

@@ -1,0 +1,203 @@
+"""Experiments: overrides that are checked, a hash of all fields, differences in words, presets."""
+
+import json
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, asdict, fields, replace
+
+import pytest
+
+from ovenet_core.experiments import PRESETS, Experiment, preset
+
+DEFAULT = Experiment()
+
+
+OTHER_THAN_NONE = {"class_weights": (1.0, 2.0), "picture_size": (180, 240), "align_corners": True}
+
+
+def other_value(field: str):
+    """A value that the field may have, but not by default."""
+    value = getattr(DEFAULT, field)
+    if value is None:
+        return OTHER_THAN_NONE[field]
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, tuple):
+        return (*value[:-1], value[-1] + 1)
+    return f"{value}x" if isinstance(value, str) else value + 1
+
+
+# Overrides
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "expected"),
+    [
+        ("crop", [64, 128], (64, 128)),  # papermill passes lists
+        ("scale", [1, 2], (1.0, 2.0)),
+        ("picture_size", [180, 240], (180, 240)),
+        ("picture_size", None, None),
+        ("class_weights", [1, 0.5, 2], (1.0, 0.5, 2.0)),
+        ("class_weights", None, None),
+        ("tau", 1, 1.0),
+        ("offset_branch", 3, 3),
+        ("offset_branch", None, None),
+        ("align_corners", True, True),
+        ("body", "hrnet_ocr", "hrnet_ocr"),
+        ("flip", False, False),
+    ],
+)
+def test_override_converts_to_the_type_of_the_field(field, given, expected):
+    value = getattr(DEFAULT.override(**{field: given}), field)
+    assert value == expected and type(value) is type(expected)
+    if isinstance(expected, tuple):
+        assert list(map(type, value)) == list(map(type, expected))
+
+
+def test_override_changes_a_copy():
+    changed = DEFAULT.override(width=18, tau=0.25)
+    assert (changed.width, changed.tau) == (18, 0.25)
+    assert (DEFAULT.width, DEFAULT.tau) == (48, 0.5)
+    assert {f.name for f in fields(Experiment) if getattr(changed, f.name) != getattr(DEFAULT, f.name)} == {
+        "width",
+        "tau",
+    }
+
+
+def test_experiment_is_frozen():
+    with pytest.raises(FrozenInstanceError):
+        DEFAULT.width = 18
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("learning_rte", "learning_rate"), ("lambda", "lambda_"), ("batchsize", "batch_size")]
+)
+def test_unknown_field_is_refused_with_the_nearest_name(wrong, right):
+    with pytest.raises(ValueError, match=rf"no field '{wrong}'; did you mean '{right}'\?"):
+        DEFAULT.override(**{wrong: 1})
+
+
+def test_unknown_field_unlike_any_is_refused_with_all_names():
+    with pytest.raises(ValueError, match=r"no field 'qqq'; expected one of .*benchmark.*checkpointing"):
+        DEFAULT.override(qqq=1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("width", 18.0),
+        ("width", "18"),
+        ("width", True),
+        ("width", None),
+        ("tau", "0.5"),
+        ("tau", True),
+        ("flip", 1),
+        ("flip", "false"),
+        ("benchmark", 3),
+        ("benchmark", None),
+        ("crop", 512),
+        ("crop", [512]),
+        ("crop", [512, 1024, 3]),
+        ("crop", [512.0, 1024.0]),
+        ("crop", "ab"),
+        ("scale", ["0.5", "2"]),
+        ("class_weights", 1.0),
+        ("class_weights", ["1"]),
+        ("offset_branch", "4"),
+    ],
+    ids=str,
+)
+def test_value_of_the_wrong_type_is_refused_by_name(field, value):
+    with pytest.raises(ValueError, match=f"^{field}.* is .*; expected"):
+        DEFAULT.override(**{field: value})
+
+
+def test_refused_override_of_a_part_says_which():
+    with pytest.raises(ValueError, match=r"crop\[1\] is '1024'; expected int"):
+        DEFAULT.override(crop=[512, "1024"])
+
+
+# The hash
+
+
+@pytest.mark.parametrize("field", [f.name for f in fields(Experiment)])
+def test_hash_differs_with_any_field(field):
+    changed = replace(DEFAULT, **{field: other_value(field)})
+    assert changed.config_hash != DEFAULT.config_hash
+
+
+def test_hash_is_twelve_hexadecimal_digits():
+    assert len(DEFAULT.config_hash) == 12 and int(DEFAULT.config_hash, 16) >= 0
+
+
+def test_equal_experiments_have_equal_hashes():
+    assert Experiment(width=18).config_hash == DEFAULT.override(width=18).config_hash
+
+
+def test_hash_is_the_same_in_another_process():
+    """It stands in snapshots and results."""
+    code = "from ovenet_core.experiments import preset; print(preset('scenes/ovenet').config_hash)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == preset("scenes/ovenet").config_hash
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_experiment_comes_back_from_its_json(name):
+    """With the hash that it had: lists become tuples again."""
+    experiment = PRESETS[name]
+    again = Experiment().override(**json.loads(json.dumps(asdict(experiment))))
+    assert again == experiment and again.config_hash == experiment.config_hash
+
+
+# Differences
+
+
+def test_differences_name_the_field_and_both_values():
+    stored = json.loads(json.dumps(asdict(DEFAULT.override(width=18, crop=(64, 64)))))
+    assert DEFAULT.differences(stored) == ["width: 48, 18", "crop: [512, 1024], [64, 64]"]
+
+
+def test_no_differences_from_itself():
+    assert DEFAULT.differences(json.loads(json.dumps(asdict(DEFAULT)))) == []
+
+
+def test_differences_name_fields_that_only_one_side_has():
+    stored = json.loads(json.dumps(asdict(DEFAULT))) | {"colour": "red"}
+    del stored["width"]
+    assert DEFAULT.differences(stored) == ["width: 48, None", "colour: None, 'red'"]
+
+
+# Presets
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_preset_by_name(name):
+    assert preset(name) is not None and preset(name) == PRESETS[name]
+
+
+def test_preset_with_changes():
+    assert preset("scenes/ovenet", epochs=2) == PRESETS["scenes/ovenet"].override(epochs=2)
+
+
+def test_unknown_preset_is_refused_with_the_nearest_and_all_names():
+    message = r"no experiment 'scenes/ovnet'; did you mean 'scenes/ovenet'\? There are: "
+    with pytest.raises(ValueError, match=message) as error:
+        preset("scenes/ovnet")
+    assert all(name in str(error.value) for name in PRESETS)
+
+
+def test_unknown_preset_unlike_any_is_refused_with_all_names():
+    with pytest.raises(ValueError, match=r"no experiment 'qqq'; There are: "):
+        preset("qqq")
+
+
+def test_preset_refuses_a_change_that_does_not_exist():
+    with pytest.raises(ValueError, match="no field 'epoch'; did you mean 'epochs'"):
+        preset("scenes/ovenet", epoch=3)
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.endswith("/ovenet")])
+def test_baseline_differs_from_its_ovenet_by_the_offset_branch_alone(name):
+    """Both systems of a comparison are trained alike."""
+    baseline = preset(name.replace("/ovenet", "/hrnet"))
+    assert baseline.override(offset_branch=preset(name).offset_branch) == preset(name)
