@@ -13,7 +13,7 @@ from ovenet_core.hrnet import (
     PixelHead,
     full_precision,
     in_full_precision,
-    init_weights,
+    output_layer,
     resize,
 )
 from ovenet_core.ocr import OCR
@@ -91,7 +91,7 @@ class OCRHead(nn.Module):
         super().__init__()
         self.auxiliary = PixelHead(trunk.out_channels, num_classes, trunk.align_corners)
         self.ocr = OCR(trunk.out_channels, channels, key_channels, trunk.align_corners)
-        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.classifier = output_layer(channels, num_classes)
 
     def forward(self, features: Sequence[Tensor]) -> Logits:
         auxiliary = self.auxiliary(features)
@@ -194,7 +194,7 @@ def build(
     frozen: bool = False,
     checkpointing: bool = False,
 ) -> OVeNet:
-    """HRNet, HRNet+OCR, OVeNet (HRNet) or OVeNet (HRNet+OCR), with the protocol's initial values.
+    """HRNet, HRNet+OCR, OVeNet (HRNet) or OVeNet (HRNet+OCR).
 
     Args:
         body: "hrnet" or "hrnet_ocr".
@@ -228,7 +228,6 @@ def build(
         seed_align_corners=seed_align_corners,
         frozen=frozen,
     )
-    init_weights(network)
     for module in network.modules():
         if hasattr(module, "checkpointing"):
             module.checkpointing = checkpointing

@@ -6,6 +6,7 @@ lasts, `checkpoint.safetensors` and `result.json` when it is done. Every file is
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -168,6 +169,12 @@ class Trainer:
         self.load_report = self._load_initial(weights)
         layout = torch.channels_last if experiment.channels_last else torch.contiguous_format
         self.network.to(self.device, memory_format=layout)
+        if experiment.precision == "bfloat16" and self.device.type == "cpu" and not _has_bfloat16():
+            warnings.warn(
+                "this processor has no bfloat16 arithmetic and takes about twenty times as long to imitate it: "
+                "set precision to float32, or train on a GPU",
+                stacklevel=2,
+            )
         self.loss = build_loss(experiment).to(self.device)
         self.optimizer = torch.optim.SGD(
             [p for p in self.network.parameters() if p.requires_grad],
@@ -376,6 +383,10 @@ def autocast(experiment: Experiment, device: torch.device):
     if experiment.precision == "float32":
         return nullcontext()
     return torch.autocast(device.type, dtype=getattr(torch, experiment.precision))
+
+
+def _has_bfloat16() -> bool:
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 def load_checkpoint(run_folder: str | Path, experiment: Experiment, num_classes: int) -> nn.Module:

@@ -227,6 +227,33 @@ def passes(body: str, checkpointing: bool) -> tuple[OVeNet, list[float]]:
 
 
 @each_body
+def test_output_layers_begin_near_zero(body):
+    """Weights N(0, 0.001) and biases 0: the first offsets are short, the first confidence is one half."""
+    network = build(body, width=8, blocks=1)
+    head = network.semantic_head
+    outputs = [network.offset_head.head.output, *([head.classifier, head.auxiliary.output] if body == "hrnet_ocr"
+                                                  else [head.classifier.output])]
+    assert torch.cat([layer.weight.flatten() for layer in outputs]).std().item() == pytest.approx(0.001, rel=0.2)
+    assert all((layer.bias == 0).all() for layer in outputs)
+    prediction = network(picture().float())
+    assert prediction.offsets.abs().max() < 0.1 and (prediction.confidence - 0.5).abs().max() < 0.1
+
+
+def test_hidden_layers_begin_with_the_scale_of_their_inputs():
+    """Uniform up to 1 / sqrt(number of inputs): what a batch-norm follows takes steps of the usual size."""
+    hidden = build(width=18, blocks=1).semantic_head.classifier.hidden.conv
+    assert hidden.weight.abs().max().item() == pytest.approx((15 * 18) ** -0.5, rel=0.01)
+
+
+def test_gradients_can_be_taken_twice():
+    """With the graph retained: what is computed again in a backward pass can be computed again in the next."""
+    network = narrow("hrnet").train()
+    total = network(picture()).fused.main.square().sum()
+    first, second = (torch.autograd.grad(total, network.trunk.stem.conv1.weight, retain_graph=True) for _ in range(2))
+    torch.testing.assert_close(first, second)
+
+
+@each_body
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_computing_activations_again_changes_nothing(body, checkpointing, monkeypatch):
     """Loss, gradients, running statistics and their counts as with every activation kept; momenta are as before.
