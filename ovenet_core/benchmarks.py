@@ -1,37 +1,32 @@
 """Benchmarks: where the pictures of a data set lie, what its label values mean, and readers that check both.
 
-A data set is one `Benchmark`: tables of its classes, label values and files. One's own is added like this:
-
-    ALLEYS = Benchmark(
-        name="alleys",
-        class_names=("road", "house"),
-        colours=((128, 64, 128), (70, 70, 70)),
-        train_ids={1: 0, 2: 1, 0: IGNORE},     # value in the label file -> index of the class
-        images=("images/{split}/*.jpg",),      # the star is the name that pairs image and label
-        labels=("annotations/{split}/*.png",),
-        splits={"train": ("training",), "val": ("validation",)},
-    )
-    BENCHMARKS[ALLEYS.name] = ALLEYS
+A data set is one `Benchmark`: a table of its classes, label values and files. docs/own_data_set.md adds one.
 """
 
 import difflib
 import hashlib
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 
-IGNORE = 255  # train id of the pixels that neither the losses nor the scores count
+from ovenet_core import files, label_tables
+from ovenet_core.files import DataError
+from ovenet_core.label_tables import CAMVID_CLASSES, CITYSCAPES_LABELS, IGNORE
 
 
-class DataError(ValueError):
-    """Something is wrong with the data; the message names the file, what was expected, and what to do."""
+class Encoding(NamedTuple):
+    """How the label files of a split are encoded: the number of the encoding, and the file that shows it."""
+
+    index: int
+    shown_by: Path
 
 
 @dataclass(frozen=True)
@@ -43,22 +38,32 @@ class Sample:
     label: Path | None
     instances: Path | None = None
     condition: str | None = None
+    encoding: Encoding | None = None  # where the benchmark has more than one
 
 
 @dataclass(frozen=True, eq=False)
 class Benchmark:
     """A data set for semantic segmentation.
 
+    Patterns are those of glob, below the root or up to two folders further down, with `{split}` for the folder of the
+    split. What their last stars stand for pairs the files; the last one is the name of the picture.
+
     Attributes:
         class_names, colours: a name and an RGB colour in [0, 255] for each class, in the order of train ids.
         train_ids: train id, or `IGNORE`, of each value that a label file may hold; others are an error.
-        images, labels, instances: glob patterns below the root, with `{split}` for the folder of the split
-            and a last `*` for the name of the picture.
+        images, labels, instances: patterns; of several for the labels, the first that has a picture's label counts.
         splits: the folders that make up each split.
+        exceptions: patterns of folders whose files lie elsewhere: {folder: {"labels": patterns}}.
         unlabelled: folders whose labels are withheld, or dummies; their samples have no label.
+        other_encodings: more tables like `train_ids`, if label files come in several encodings, each of them with the
+            next pattern of `labels`. Which one a folder of a split has is told by the values: by the first file whose
+            values fit only one; by the name of the files if all values fit several. A file that then does not fit is
+            an error that names both files.
+        palette: label files are PNGs with a palette, and the label values are the indices of its colours.
         class_weights: weight of each class in the cross-entropy, or None for equal weights.
         categories, instance_classes: the category of each class; the train ids that have instances.
         conditions, condition_of: the conditions (such as fog, dusk); which of them an image file shows.
+        official_counts: the number of pictures of each split by condition ("" where there are none).
 
     Raises:
         DataError: the tables do not fit together.
@@ -72,89 +77,128 @@ class Benchmark:
     labels: tuple[str, ...]
     splits: Mapping[str, tuple[str, ...]]
     instances: tuple[str, ...] = ()
+    exceptions: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     unlabelled: tuple[str, ...] = ()
+    other_encodings: tuple[Mapping[int, int], ...] = ()
+    palette: bool = False
     class_weights: tuple[float, ...] | None = None
     categories: tuple[str, ...] | None = None
     instance_classes: tuple[int, ...] = ()
     conditions: tuple[str, ...] = ()
     condition_of: Callable[[Path], str] | None = None
+    official_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     ignore_label: int = IGNORE
 
     def __post_init__(self):
-        for field in ("colours", "class_weights", "categories"):
-            table = getattr(self, field)
+        for name in ("colours", "class_weights", "categories"):
+            table = getattr(self, name)
             if table is not None and len(table) != self.num_classes:
-                raise DataError(f"{self.name}: {len(table)} {field}, expected {self.num_classes}; "
-                                "give one for each class name")
-        if set(self.train_ids.values()) - {self.ignore_label} != set(range(self.num_classes)):
-            raise DataError(f"{self.name}: train_ids reach {sorted(set(self.train_ids.values()))}, expected "
-                            f"each of 0 to {self.num_classes - 1}; give every class a label value")
-        if not all(0 <= value <= 255 for value in self.train_ids):
-            raise DataError(f"{self.name}: label values {sorted(self.train_ids)}, expected 0 to 255; "
-                            "encode the label files so")
+                raise DataError(f"{self.name}: {len(table)} {name}, expected {self.num_classes}; give one per class")
+        for table in self.encodings:
+            if set(table.values()) - {self.ignore_label} != set(range(self.num_classes)):
+                raise DataError(f"{self.name}: train_ids reach {files.in_words(table.values())}, expected each of 0 to "
+                                f"{self.num_classes - 1}; give every class a label value")
+            if not all(0 <= value <= 255 for value in table):
+                raise DataError(f"{self.name}: label values {files.in_words(table)}, expected 0 to 255; encode them so")
+        for pattern in (*self.images, *self.labels, *self.instances):
+            if "*" not in pattern.rpartition("/")[2] or "**" in pattern or set("?[") & set(pattern):
+                raise DataError(f"{self.name}: pattern {pattern!r}, expected a * in the file name, no **, ?, [; "
+                                "let the star stand for the name of the picture")
 
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
 
+    @property
+    def encodings(self) -> tuple[Mapping[int, int], ...]:
+        return self.train_ids, *self.other_encodings
+
     @cached_property
     def lookup(self) -> UInt8[np.ndarray, "256"]:
         """The train id of each label value; `ignore_label` also where the value does not exist."""
-        table = np.full(256, self.ignore_label, np.uint8)
-        table[list(self.train_ids)] = list(self.train_ids.values())
-        return table
+        return self._lookups[0][0]
 
     @cached_property
-    def _unknown(self) -> UInt8[np.ndarray, "256"]:
-        table = np.ones(256, np.uint8)
-        table[list(self.train_ids)] = 0
-        return table
+    def _lookups(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """For each encoding the train id of each value, and 1 where the value does not exist."""
+        return [(files.table(encoding.items(), self.ignore_label), files.table(dict.fromkeys(encoding, 0).items(), 1))
+                for encoding in self.encodings]
+
+    def encode(self, train_ids: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
+        """The label values of train ids, as a submission has them: of several, the first in `train_ids`.
+
+        Raises:
+            DataError: a train id that does not exist.
+        """
+        values = {train_id: value for value, train_id in reversed(self.train_ids.items())}
+        if unknown := files.values(train_ids) - values.keys():
+            raise DataError(f"{self.name}: train ids {files.in_words(unknown)}, expected {files.in_words(values)}; "
+                            "predict with a network of as many classes")
+        return cv2.LUT(train_ids, files.table(values.items(), 0))
 
     def samples(self, root: str | Path, split: str) -> list[Sample]:
         """The pictures of a split, sorted by name.
 
         Raises:
-            DataError: no such split, no pictures, an image without a label or a label without an image.
+            DataError: no such split, no pictures, an image without a label or a label without an image, two files of
+                one name, data in two places below the root, an unknown condition.
         """
         if split not in self.splits:
-            raise DataError(f"{self.name}: no split {split!r}, expected one of {', '.join(self.splits)}; "
-                            "choose one of these")
+            raise DataError(f"{self.name}: no split {split!r}, expected one of {', '.join(self.splits)}; choose one")
         found = [sample for folder in self.splits[split] for sample in self._pair(Path(root), folder)]
-        return sorted(found, key=lambda sample: sample.name)
-
-    def _pair(self, root: Path, folder: str) -> list[Sample]:
-        images = self._find(root, folder, self.images)
-        if not images:
-            expected = " or ".join(pattern.format(split=folder) for pattern in self.images)
-            raise DataError(f"{root}: no pictures of {self.name}, expected {expected} in it; "
-                            "check the folder, or unpack the data set into it")
-        labels, instances = {}, {}
-        if folder not in self.unlabelled:
-            labels = self._find(root, folder, self.labels)
-            instances = self._find(root, folder, self.instances)
-            expected = " or ".join(str(root / pattern.format(split=folder)) for pattern in self.labels)
-            _require_partners(images, labels, f"label, expected {expected}; unpack the labels")
-            _require_partners(labels, images, "image; unpack the images")
-        return [Sample(name, image, labels.get(name), instances.get(name),
-                       self.condition_of(image) if self.condition_of else None)
-                for name, image in images.items()]
-
-    def _find(self, root: Path, folder: str, patterns: Sequence[str]) -> dict[str, Path]:
-        found: dict[str, Path] = {}
-        for pattern in (pattern.format(split=folder) for pattern in patterns):
-            for path in root.glob(pattern):
-                name = path.name.removesuffix(pattern.rpartition("*")[2])
-                if name.startswith("."):  # what some systems leave beside a copied file is no picture
-                    continue
-                if name in found:
-                    raise DataError(f"{path}: {found[name]} is of the same name, expected one file for each; "
-                                    "remove one of them")
-                found[name] = path
+        found.sort(key=lambda sample: sample.name)
+        for one, other in pairwise(found):
+            if one.name == other.name:  # by which predictions are kept
+                raise DataError(f"{other.image}: {one.image} is of the same name, expected one for each picture "
+                                f"of {split}; rename one of them, with its label")
         return found
 
-    def read(
-        self, sample: Sample
-    ) -> tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"]]:
+    def _pair(self, root: Path, folder: str) -> list[Sample]:
+        patterns = {kind: [pattern.format(split=folder) for pattern in
+                           self.exceptions.get(folder, {}).get(kind, getattr(self, kind))]
+                    for kind in ("images", "labels", "instances")}
+        expected = {kind: f"{' or '.join(patterns[kind])} in {root}" for kind in patterns}
+        if folder in self.unlabelled:
+            patterns["labels"] = patterns["instances"] = []
+        stars = min(pattern.count("*") for several in patterns.values() for pattern in several)
+        images = files.find_files(root, patterns["images"], stars)
+        labels = files.find_files(root, patterns["labels"], stars, alternatives=True)
+        instances = files.find_files(root, patterns["instances"], stars)
+        if not images:
+            raise DataError(f"{root}: no pictures of {self.name}, expected {expected['images']}; "
+                            "check the folder, or unpack the data set into it")
+        if patterns["labels"]:
+            files.require_partners(images, labels, f"label, expected {expected['labels']}; unpack the labels")
+            files.require_partners(labels, images, f"image, expected {expected['images']}; unpack the images")
+        if instances:  # which only scores need, so that a data set without any can be trained on
+            files.require_partners(images, instances, f"instances, expected {expected['instances']}; unpack them")
+        several = labels and self.other_encodings
+        encoding = self._encoding(sorted(labels.values()), patterns["labels"]) if several else None
+        suffixes = [files.suffix(pattern) for pattern in patterns["images"]]
+        return [Sample(next(image.name.removesuffix(suffix) for suffix in suffixes if image.name.endswith(suffix)),
+                       image, labels.get(key), instances.get(key), self._condition(image), encoding)
+                for key, image in images.items()]
+
+    def _condition(self, image: Path) -> str | None:
+        condition = self.condition_of(image) if self.condition_of else None
+        if condition is not None and condition not in self.conditions:
+            raise DataError(f"{image}: condition {condition!r}, expected one of {', '.join(self.conditions)}; "
+                            "rename the folder or file as in the original data set")
+        return condition
+
+    def _encoding(self, labels: Sequence[Path], patterns: Sequence[str]) -> Encoding:
+        for path in labels:
+            try:
+                values = files.values(self._stored(path))
+            except DataError:  # a damaged file is named when it is read
+                continue
+            fits = [index for index, table in enumerate(self.encodings) if values <= table.keys()]
+            if len(fits) == 1:
+                return Encoding(fits[0], path)
+        named = [index for index, pattern in enumerate(patterns) if labels[0].name.endswith(files.suffix(pattern))]
+        return Encoding(named[0], labels[0])
+
+    def read(self, sample: Sample) -> tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"]]:
         """The picture as RGB in [0, 255], and its label as train ids with `ignore_label`.
 
         Raises:
@@ -167,71 +211,64 @@ class Benchmark:
         return image, label
 
     def read_image(self, sample: Sample) -> UInt8[np.ndarray, "height width 3"]:
-        """The picture as RGB in [0, 255]; `DataError` if the file is missing or damaged."""
+        """The picture as RGB in [0, 255], also if its file is grey; `DataError` if that is missing or damaged."""
         # Labels carry no orientation, so that which a camera may have noted in the image is not applied.
-        image = _decode(sample.image, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = files.decode(sample.image, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
     def read_label(self, sample: Sample) -> UInt8[np.ndarray, "height width"]:
         """The label as train ids; `DataError` if the file is missing, damaged or not of this benchmark."""
+        raw = self.raw_label(sample)
+        index = sample.encoding.index if sample.encoding else 0
+        lookup, unknown = self._lookups[index]
+        if cv2.countNonZero(cv2.LUT(raw, unknown)):
+            known = self.encodings[index]
+            example = f" as in {sample.encoding.shown_by}" if sample.encoding else ""
+            raise DataError(f"{sample.label}: label values {files.in_words(files.values(raw) - known.keys())} do not "
+                            f"exist in {self.name}, expected {files.in_words(known)}{example}; "
+                            "give the data set in its original encoding, and all of a split in the same")
+        return cv2.LUT(raw, lookup)
+
+    def raw_label(self, sample: Sample) -> UInt8[np.ndarray, "height width"]:
+        """The label values as stored; `DataError` if the file is missing, damaged or no map of label values."""
         if sample.label is None:
             raise DataError(f"{sample.image}: expected a label, but it is withheld; use read_image for it")
-        raw = _decode(sample.label, cv2.IMREAD_UNCHANGED)
-        if raw.ndim != 2 or raw.dtype != np.uint8:
-            raise DataError(f"{sample.label}: {raw.dtype} of shape {raw.shape}, expected one channel of "
-                            "uint8 with a label value per pixel; give that file, not a coloured one")
-        if cv2.countNonZero(cv2.LUT(raw, self._unknown)):
-            unknown = sorted(set(np.unique(raw).tolist()) - set(self.train_ids))
-            raise DataError(f"{sample.label}: label values {unknown} do not exist in {self.name}, expected "
-                            f"{sorted(self.train_ids)}; give the data set in its original encoding")
-        return cv2.LUT(raw, self.lookup)
+        return self._stored(sample.label)
 
+    def _stored(self, path: Path) -> UInt8[np.ndarray, "height width"]:
+        return files.decode_ids(path, np.uint8, self.palette)
 
-def _require_partners(files: Mapping[str, Path], partners: Mapping[str, Path], what: str):
-    if alone := sorted(files.keys() - partners.keys()):
-        more = f" (nor have {len(alone) - 1} others)" if len(alone) > 1 else ""
-        raise DataError(f"{files[alone[0]]}{more}: no {what}, or remove the file")
+    def read_instances(self, sample: Sample) -> UInt16[np.ndarray, "height width"]:
+        """The instance ids as stored: label value * 1000 + number, or the bare label value for what is not counted.
 
-
-def _load(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}, expected a readable file; restore it") from error
-
-
-def _decode(path: Path, flags: int) -> np.ndarray:
-    data = _load(path)
-    try:
-        # Before OpenCV 5, what is missing from a JPEG that was cut is filled up without a word.
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if _is_whole(data) else None
-    except cv2.error:
-        image = None
-    if image is None:
-        raise DataError(f"{path}: damaged or cut ({len(data)} bytes), expected a whole PNG or JPEG file; "
-                        "fetch or unpack it again")
-    return image
-
-
-def _is_whole(data: bytes) -> bool:
-    """Whether the marker that ends a PNG or JPEG file is there; some cameras add a few bytes after it."""
-    for start, end in ((b"\x89PNG", b"IEND\xaeB`\x82"), (b"\xff\xd8", b"\xff\xd9")):
-        if data.startswith(start):
-            return end in data[-1024:]
-    return len(data) > 0
+        Raises:
+            DataError: there are none, the file is missing, damaged, of another kind or size than the label, or holds
+                ids of label values that do not exist.
+        """
+        if sample.instances is None:
+            raise DataError(f"{sample.image}: expected instances, but there are none; unpack them, or score without")
+        ids = files.decode_ids(sample.instances, np.uint16)
+        if sample.label is not None and ids.shape != (size := files.size(sample.label)):
+            raise DataError(f"{sample.instances}: {ids.shape[0]}x{ids.shape[1]} pixels, expected "
+                            f"{size[0]}x{size[1]} as {sample.label}; restore them")
+        values = files.values(ids)
+        if unknown := {i for i in values if (i // 1000 if i >= 1000 else i) not in self.train_ids}:
+            raise DataError(f"{sample.instances}: instance ids {files.in_words(unknown)} do not exist in {self.name}, "
+                            f"expected {files.in_words(self.train_ids)}, or 1000 times these and a number; restore it")
+        return ids
 
 
 def fingerprint(samples: Iterable[Sample]) -> str:
     """SHA-256, in hexadecimal, over names, sizes and contents of the samples' files, in the order given.
 
-    It does not depend on where the files lie or on their dates. Everything is read, so that nothing can
-    change unseen: a fraction of a second for CamVid, and one pass over the disk for Cityscapes.
+    It does not depend on where the files lie or on their dates. Everything is read, so that nothing can change unseen:
+    a fraction of a second for CamVid, and one pass over the disk for Cityscapes.
     """
     digest = hashlib.sha256()
     for sample in samples:
         for kind in ("image", "label", "instances"):
             if path := getattr(sample, kind):
-                data = _load(path)
+                data = files.load(path)
                 digest.update(f"{sample.name}\n{kind}\n{len(data)}\n".encode())
                 digest.update(data)
     return digest.hexdigest()
@@ -240,8 +277,7 @@ def fingerprint(samples: Iterable[Sample]) -> str:
 def median_frequency_weights(pixel_shares: Sequence[float]) -> tuple[float, ...]:
     """Class weights that balance the classes: the median of the classes' shares divided by the share of each.
 
-    After Eigen and Fergus, ICCV 2015, who take the share of a class in the pictures that have it; here it is
-    the share in all pictures.
+    After Eigen and Fergus, ICCV 2015, who take the share in the pictures that have the class; here it is in all.
     """
     if not pixel_shares or min(pixel_shares) <= 0:
         raise DataError(f"pixel shares {tuple(pixel_shares)}: expected one above 0 for each class; "
@@ -250,56 +286,8 @@ def median_frequency_weights(pixel_shares: Sequence[float]) -> tuple[float, ...]
     return tuple(median / share for share in pixel_shares)
 
 
-class Label(NamedTuple):
-    """A row of the label table of Cityscapes; `train_id` is `IGNORE` where the class is not evaluated."""
-
-    name: str
-    id: int
-    train_id: int
-    category: str
-    has_instances: bool
-    colour: tuple[int, int, int]
-
-
-# The label definition of Cityscapes (Cordts et al., CVPR 2016). Its license plate, id -1, is in no file.
-CITYSCAPES_LABELS = tuple(Label(*row) for row in (
-    ("unlabeled", 0, IGNORE, "void", False, (0, 0, 0)),
-    ("ego vehicle", 1, IGNORE, "void", False, (0, 0, 0)),
-    ("rectification border", 2, IGNORE, "void", False, (0, 0, 0)),
-    ("out of roi", 3, IGNORE, "void", False, (0, 0, 0)),
-    ("static", 4, IGNORE, "void", False, (0, 0, 0)),
-    ("dynamic", 5, IGNORE, "void", False, (111, 74, 0)),
-    ("ground", 6, IGNORE, "void", False, (81, 0, 81)),
-    ("road", 7, 0, "flat", False, (128, 64, 128)),
-    ("sidewalk", 8, 1, "flat", False, (244, 35, 232)),
-    ("parking", 9, IGNORE, "flat", False, (250, 170, 160)),
-    ("rail track", 10, IGNORE, "flat", False, (230, 150, 140)),
-    ("building", 11, 2, "construction", False, (70, 70, 70)),
-    ("wall", 12, 3, "construction", False, (102, 102, 156)),
-    ("fence", 13, 4, "construction", False, (190, 153, 153)),
-    ("guard rail", 14, IGNORE, "construction", False, (180, 165, 180)),
-    ("bridge", 15, IGNORE, "construction", False, (150, 100, 100)),
-    ("tunnel", 16, IGNORE, "construction", False, (150, 120, 90)),
-    ("pole", 17, 5, "object", False, (153, 153, 153)),
-    ("polegroup", 18, IGNORE, "object", False, (153, 153, 153)),
-    ("traffic light", 19, 6, "object", False, (250, 170, 30)),
-    ("traffic sign", 20, 7, "object", False, (220, 220, 0)),
-    ("vegetation", 21, 8, "nature", False, (107, 142, 35)),
-    ("terrain", 22, 9, "nature", False, (152, 251, 152)),
-    ("sky", 23, 10, "sky", False, (70, 130, 180)),
-    ("person", 24, 11, "human", True, (220, 20, 60)),
-    ("rider", 25, 12, "human", True, (255, 0, 0)),
-    ("car", 26, 13, "vehicle", True, (0, 0, 142)),
-    ("truck", 27, 14, "vehicle", True, (0, 0, 70)),
-    ("bus", 28, 15, "vehicle", True, (0, 60, 100)),
-    ("caravan", 29, IGNORE, "vehicle", True, (0, 0, 90)),
-    ("trailer", 30, IGNORE, "vehicle", True, (0, 0, 110)),
-    ("train", 31, 16, "vehicle", True, (0, 80, 100)),
-    ("motorcycle", 32, 17, "vehicle", True, (0, 0, 230)),
-    ("bicycle", 33, 18, "vehicle", True, (119, 11, 32)),
-))
+# Cityscapes (Cordts et al., CVPR 2016). Its test labels are dummies.
 _EVALUATED = tuple(label for label in CITYSCAPES_LABELS if label.train_id != IGNORE)
-
 CITYSCAPES = Benchmark(
     name="cityscapes",
     class_names=tuple(label.name for label in _EVALUATED),
@@ -308,13 +296,55 @@ CITYSCAPES = Benchmark(
     images=("leftImg8bit/{split}/*/*_leftImg8bit.png",),
     labels=("gtFine/{split}/*/*_gtFine_labelIds.png",),
     instances=("gtFine/{split}/*/*_gtFine_instanceIds.png",),
-    splits={"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)},
+    exceptions={"train_extra": {"labels": ("gtCoarse/{split}/*/*_gtCoarse_labelIds.png",),
+                                "instances": ("gtCoarse/{split}/*/*_gtCoarse_instanceIds.png",)}},
+    splits={"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",),
+            "train_extra": ("train_extra",)},
     unlabelled=("test",),
-    # The weights of HRNet's and the authors' protocol, for Cityscapes and ACDC.
-    class_weights=(0.8373, 0.918, 0.866, 1.0345, 1.0166, 0.9969, 0.9754, 1.0489, 0.8786, 1.0023,
-                   0.9539, 0.9843, 1.1116, 0.9037, 1.0865, 1.0955, 1.0865, 1.1529, 1.0507),
+    class_weights=label_tables.CITYSCAPES_WEIGHTS,
     categories=tuple(label.category for label in _EVALUATED),
     instance_classes=tuple(label.train_id for label in _EVALUATED if label.has_instances),
+    # Of the 20,000 coarsely labelled pictures that the paper speaks of, the archives hold 19,998.
+    official_counts={"train": {"": 2975}, "val": {"": 500}, "test": {"": 1525}, "train_extra": {"": 19998}},
+)
+
+
+def _acdc_condition(image: Path) -> str:
+    return image.parents[2].name  # rgb_anon/fog/train/SEQUENCE/…
+
+
+# ACDC (Sakaridis et al., ICCV 2021): the classes of Cityscapes. Its test labels are withheld.
+ACDC_CONDITIONS = ("fog", "night", "rain", "snow")
+ACDC = replace(
+    CITYSCAPES,
+    name="acdc",
+    images=("rgb_anon/*/{split}/*/*_rgb_anon.png",),
+    labels=("gt/*/{split}/*/*_gt_labelTrainIds.png", "gt/*/{split}/*/*_gt_labelIds.png"),
+    train_ids={**{index: index for index in range(CITYSCAPES.num_classes)}, IGNORE: IGNORE},
+    other_encodings=(CITYSCAPES.train_ids,),
+    instances=(),
+    exceptions={},
+    splits={"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)},
+    conditions=ACDC_CONDITIONS,
+    condition_of=_acdc_condition,
+    official_counts={"train": dict.fromkeys(ACDC_CONDITIONS, 400),
+                     "val": {"fog": 100, "night": 106, "rain": 100, "snow": 100},
+                     "test": dict.fromkeys(ACDC_CONDITIONS, 500)},
+)
+
+# ADE20K SceneParsing (Zhou et al., CVPR 2017). Label value 0 is "other"; the test pictures are an archive of their own.
+ADE20K = Benchmark(
+    name="ade20k",
+    class_names=label_tables.ADE20K_NAMES,
+    colours=label_tables.ADE20K_COLOURS,
+    train_ids={0: IGNORE, **{index + 1: index for index in range(150)}},
+    images=("images/{split}/*.jpg",),
+    labels=("annotations/{split}/*.png",),
+    exceptions={"testing": {"images": ("release_test/{split}/*.jpg", "images/{split}/*.jpg")}},
+    splits={"train": ("training",), "val": ("validation",), "test": ("testing",),
+            "trainval": ("training", "validation")},
+    unlabelled=("testing",),
+    official_counts={"train": {"": 20210}, "val": {"": 2000}, "test": {"": 3352}},
 )
 
 
@@ -328,27 +358,26 @@ CAMVID_TRAIN_SHARES = (.169, .233, .010, .317, .045, .097, .012, .011, .059, .00
 # CamVid (Brostow et al., 2009) in the layout, classes and colours of the SegNet distribution.
 CAMVID = Benchmark(
     name="camvid",
-    class_names=("sky", "building", "pole", "road", "pavement", "tree", "sign symbol", "fence", "car",
-                 "pedestrian", "bicyclist"),
-    colours=((128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0),
-             (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192)),
-    train_ids={**{index: index for index in range(11)}, 11: IGNORE},
+    class_names=tuple(CAMVID_CLASSES),
+    colours=tuple(CAMVID_CLASSES.values()),
+    train_ids={**{index: index for index in range(len(CAMVID_CLASSES))}, len(CAMVID_CLASSES): IGNORE},
     images=("{split}/*.png", "{split}/*.jpg"),
     labels=("{split}annot/*.png",),
     splits={"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)},
     conditions=("day", "dusk"),
     condition_of=_camvid_condition,
+    official_counts={"train": {"": 367}, "val": {"": 101}, "test": {"": 233}},
 )
 
-BENCHMARKS: dict[str, Benchmark] = {"cityscapes": CITYSCAPES, "camvid": CAMVID}
+BENCHMARKS: dict[str, Benchmark] = {data.name: data for data in (CITYSCAPES, ACDC, ADE20K, CAMVID)}
 
 
 def benchmark(name: str) -> Benchmark:
     """The benchmark of that name; an unknown name is a `DataError` that suggests the nearest."""
     if name not in BENCHMARKS:
         nearest = difflib.get_close_matches(name.lower(), BENCHMARKS, n=1, cutoff=0)[0]
-        raise DataError(f"benchmark {name!r}: expected one of {', '.join(sorted(BENCHMARKS))}; "
-                        f"did you mean {nearest!r}?")
+        known = ", ".join(sorted(BENCHMARKS))
+        raise DataError(f"benchmark {name!r}: expected one of {known}; did you mean {nearest!r}?")
     return BENCHMARKS[name]
 
 

@@ -273,9 +273,9 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager:
 def output_layer(in_channels: int, out_channels: int) -> nn.Conv2d:
     """A 1x1 convolution that begins near zero: weights N(0, 0.001), biases 0, so offsets begin near 0, F near 0.5.
 
-    All other convolutions keep PyTorch's initial values, whose scale follows the number of inputs. The protocol's
-    0.001 for them too, before a batch-norm that undoes any scale, only makes their first steps too long: with it the
-    confidence loss of a pre-trained network rose from 0.3 to 25 within twenty iterations (docs/camvid.md).
+    All other convolutions keep PyTorch's initial values, whose scale follows the number of inputs. With 0.001 for them
+    too, as in HRNet's protocol, the batch-norm behind undoes the scale and only their first steps are too long: the
+    confidence loss then breaks out and damages a pre-trained trunk (docs/camvid.md).
     """
     layer = nn.Conv2d(in_channels, out_channels, 1)
     nn.init.normal_(layer.weight, std=0.001)

@@ -21,6 +21,7 @@ from torch import Tensor
 from torchvision.utils import draw_segmentation_masks, flow_to_image, make_grid
 
 from ovenet_core.benchmarks import Benchmark
+from ovenet_core.boundaries import label_boundary
 from ovenet_core.resampling import resample
 
 Picture = UInt8[np.ndarray, "height width 3"]
@@ -196,17 +197,6 @@ def class_colours(labels: Sequence, benchmark: Benchmark, share: float = 5e-4) -
     return named | ({"ignored": (0, 0, 0)} if counts[benchmark.ignore_label] else {})
 
 
-def label_boundaries(label: Label, ignore_label: int = 255) -> Bool[np.ndarray, "height width"]:
-    """Pixels that touch one of another class, by a side. An ignored pixel makes no boundary."""
-    label = array(label)
-    valid, boundary = label != ignore_label, np.zeros(label.shape, bool)
-    for here, next_one in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
-        edge = (label[here] != label[next_one]) & valid[here] & valid[next_one]
-        boundary[here] |= edge
-        boundary[next_one] |= edge
-    return boundary
-
-
 def spread_pixels(mask: Bool[np.ndarray, "height width"], count: int, seed: int = 0) -> Pixels:
     """At most `count` pixels of the mask, evenly spread: each the farthest from those before it."""
     pixels = np.argwhere(mask)[:, ::-1]
@@ -222,7 +212,7 @@ def spread_pixels(mask: Bool[np.ndarray, "height width"], count: int, seed: int 
 
 def boundary_pixels(label: Label, count: int, seed: int = 0, ignore_label: int = 255) -> Pixels:
     """At most `count` pixels at class boundaries, evenly spread over the picture."""
-    return spread_pixels(label_boundaries(label, ignore_label), count, seed)
+    return spread_pixels(label_boundary(array(label), ignore_label), count, seed)
 
 
 def seed_pixels(offsets: Offsets, pixels: Pixels, height: int, width: int) -> Float[np.ndarray, "n 2"]:

@@ -1,5 +1,6 @@
 """The files of a run: written whole or not at all, with what is needed to trace a number to its origin."""
 
+import hashlib
 import json
 import os
 import platform
@@ -30,6 +31,11 @@ def write_atomically(path: Path, write: Callable, mode: str = "w") -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all."""
     write_atomically(path, lambda f: json.dump(value, f, indent=1, allow_nan=False))
+
+
+def short_hash(value: Any) -> str:
+    """Twelve hexadecimal digits that differ whenever a value, of what JSON can hold, does."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def versions() -> dict[str, str]:

@@ -1,233 +1,209 @@
-"""Generated street scenes: pictures with exact labels and instances, drawn from a seed.
+"""Generated scenes: pictures with exact labels and instances, drawn from a seed, in the layouts of the benchmarks.
 
-`street` lays a scene out as coloured polygons in metres, `_Camera` paints them at any size, and `write_scenes` writes a
-set in the layout of Cityscapes.
+`street` and `places` lay scenes out as coloured polygons in metres, `camera` and `weather` paint them at any size, and
+`write_scenes` writes sets of them as Cityscapes, ACDC and ADE20K come.
 """
 
+import difflib
 import json
-import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8, UInt16
 from tqdm.auto import tqdm
 
-from ovenet_core.benchmarks import DataError
-from ovenet_core.street import EYE, LABEL_ID, Colour, Face, Street, circle
+from ovenet_core import benchmarks
+from ovenet_core.benchmarks import ACDC, CITYSCAPES, Benchmark, DataError
+from ovenet_core.generated.camera import MOODS, Camera, Scene
+from ovenet_core.generated.places import draw_place
+from ovenet_core.generated.street import LABEL_ID, Street
+from ovenet_core.generated.weather import WeatherCamera
+from ovenet_core.runs import write_atomically
 
-SPLIT_SIZES = MappingProxyType({"train": 48, "val": 16})
+SPLIT_SIZES = MappingProxyType({"train": 48, "val": 16, "test": 4})
 _SPLITS = ("train", "val", "test")
-_VERSION = 2  # of the drawing: raise it when a change gives other bytes, so that sets on disk are drawn again
+_ROUGHNESS = np.full(256, 3, np.float32)  # how strong the texture of a class is, in grey levels
+for _name, _strength in {"vegetation": 26, "terrain": 14, "wall": 12, "fence": 9, "building": 7, "sidewalk": 6,
+                         "road": 4, "sky": 0}.items():
+    _ROUGHNESS[LABEL_ID[_name]] = _strength
 
 
-class _Mood(NamedTuple):
-    """Weather and light; colours are RGB in [0, 255]."""
-
-    zenith: Colour
-    horizon: Colour
-    clouds: float
-    sunlight: float
-    tint: Colour  # factors
-
-
-_MOODS = (
-    _Mood((84, 138, 206), (198, 220, 238), 0.1, 0.50, (1.00, 1.00, 1.00)),
-    _Mood((150, 164, 180), (216, 221, 225), 0.5, 0.16, (0.98, 1.00, 1.02)),
-    _Mood((104, 136, 190), (250, 216, 176), 0.1, 0.55, (1.07, 1.00, 0.89)),
-    _Mood((120, 168, 214), (226, 232, 230), 0.2, 0.34, (1.02, 1.01, 0.97)),
-)
-_ROUGHNESS = {"vegetation": 26, "terrain": 14, "wall": 12, "fence": 9, "building": 7, "sidewalk": 6, "road": 4,
-              "sky": 0}  # how strong the texture of a class is, in grey levels; 3 for the others
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A picture (RGB) with the label ids and the instance ids of Cityscapes.
-
-    The instance id is label id * 1000 + k for the k-th thing of a class, and the bare label id where
-    the class has no instances.
-    """
-
-    image: UInt8[np.ndarray, "height width 3"]
-    label_ids: UInt8[np.ndarray, "height width"]
-    instance_ids: UInt16[np.ndarray, "height width"]
-
-
-def draw_scene(seed: int, height: int, width: int) -> Scene:
+def draw_scene(seed: int, height: int, width: int, condition: str = "") -> Scene:
     """The street scene of a seed (0 or more) at a size in pixels; at another size it is the same street.
 
     The same seed gives the same bytes, as long as the version of OpenCV, which draws them, is the same.
 
+    Args:
+        condition: fog, night, rain or snow; else the weather is fair, or depends on the seed.
+
     Raises:
         ValueError: a side is below 16 pixels, or the seed is negative.
     """
-    if min(height, width) < 16:
-        raise ValueError(f"size {height}x{width}: expected 16 pixels or more to a side; make it larger")
-    if seed < 0:
-        raise ValueError(f"seed {seed}: expected 0 or more; give another")
-    camera = _Camera(seed, height, width)
+    if condition:
+        camera = WeatherCamera(condition, seed, height, width, LABEL_ID["sky"], _ROUGHNESS)
+    else:
+        camera = Camera(seed, height, width, MOODS, LABEL_ID["sky"], _ROUGHNESS)
     street = Street(seed, camera.mood.sunlight)
     camera.paint_sky()
     camera.paint(street.ground, haze=False)
-    camera.shade_ground(street)
+    camera.shade_ground(street.upright, street.to_sun)
     camera.paint(street.upright)
     if street.bonnet is not None:
-        camera.paint_bonnet(street.bonnet)
+        camera.paint_bonnet(street.bonnet, LABEL_ID["ego vehicle"])
     return camera.develop()
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a benchmark stores its pictures.
+
+    Attributes:
+        folders: what lies at its root.
+        split_sizes: the default number of pictures, for each condition where there are conditions.
+        files: the files of a picture, from (split, condition, index).
+        draw: what is in these files (RGB pictures and labels), from (seed, size, condition).
+    """
+
+    folders: tuple[str, ...]
+    split_sizes: Mapping[str, int]
+    files: Callable[[str, str, int], tuple[str, ...]]
+    draw: Callable[[int, tuple[int, int], str], tuple[np.ndarray, ...]]
+    conditions: tuple[str, ...] = ("",)
+    marker: str = "scenes.json"  # the file that says which scenes are there
+    version: int = 1  # of the drawing: raise it when a change gives other bytes, so that sets on disk are drawn again
+
+
+def _cityscapes_files(split: str, condition: str, index: int) -> tuple[str, ...]:
+    name = f"{split}/street/street_{_SPLITS.index(split):06d}_{index:06d}"
+    return tuple(f"{kind}/{name}_{suffix}.png" for kind, suffix in (
+        ("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds"), ("gtFine", "gtFine_instanceIds")))
+
+
+def _cityscapes_arrays(seed: int, size: tuple[int, int], condition: str) -> tuple[np.ndarray, ...]:
+    scene = draw_scene(seed, *size)
+    return scene.image, scene.label_ids, scene.instance_ids
+
+
+def _acdc_files(split: str, condition: str, index: int) -> tuple[str, ...]:
+    sequence = f"GP{ACDC.conditions.index(condition):02d}{_SPLITS.index(split):02d}"
+    name = f"{condition}/{split}/{sequence}/{sequence}_frame_{index + 1:06d}"
+    files = f"rgb_anon/{name}_rgb_anon.png", f"gt/{name}_gt_labelTrainIds.png"
+    return files[:1] if split == "test" else files
+
+
+def _acdc_arrays(seed: int, size: tuple[int, int], condition: str) -> tuple[np.ndarray, ...]:
+    scene = draw_scene(seed, *size, condition)
+    return scene.image, CITYSCAPES.lookup[scene.label_ids]
+
+
+def _ade20k_files(split: str, condition: str, index: int) -> tuple[str, ...]:
+    if split == "test":
+        return (f"release_test/testing/ADE_test_{index + 1:08d}.jpg",)
+    folder, name = {"train": "training", "val": "validation"}[split], f"ADE_{split}_{index + 1:08d}"
+    return f"images/{folder}/{name}.jpg", f"annotations/{folder}/{name}.png"
+
+
+def _ade20k_arrays(seed: int, size: tuple[int, int], condition: str) -> tuple[np.ndarray, ...]:
+    # No two pictures of ADE20K need be of one size; these have three quarters to five quarters of the given sides.
+    sides = np.random.default_rng([seed, 2]).uniform(0.75, 1.25, 2) * size
+    scene = draw_place(seed, *(max(16, round(side)) for side in sides.tolist()))
+    return scene.image, scene.label_ids
+
+
+_LAYOUTS = {
+    "cityscapes": _Layout(("leftImg8bit", "gtFine"), SPLIT_SIZES, _cityscapes_files, _cityscapes_arrays, version=2),
+    "acdc": _Layout(("rgb_anon", "gt"), {"train": 12, "val": 4, "test": 1}, _acdc_files, _acdc_arrays, ACDC.conditions,
+                    "scenes_acdc.json"),
+    "ade20k": _Layout(("images", "annotations", "release_test"), SPLIT_SIZES, _ade20k_files, _ade20k_arrays,
+                      marker="scenes_ade20k.json"),
+}
 
 
 def write_scenes(
     root: str | Path,
+    benchmark: str = "cityscapes",
     *,
-    split_sizes: Mapping[str, int] = SPLIT_SIZES,
+    split_sizes: Mapping[str, int] | None = None,
     size: tuple[int, int] = (128, 256),
     seed: int = 0,
     progress: bool = True,
 ) -> Path:
-    """Writes a set of scenes in the folder layout of Cityscapes, and returns its root.
+    """Writes a set of scenes in the folder layout of a benchmark, and returns its root.
 
-    A scene depends on the seed, its split and its number there, and on nothing else. A set that is
+    A scene depends on the seed, its split, its condition and its number there, and on nothing else. A set that is
     already there is kept; one that was interrupted, or written with other settings, is drawn anew.
-    Unlike in Cityscapes, the labels of the test split are real.
+    Of the test splits, only that of Cityscapes has labels; unlike there, they are real.
 
     Args:
-        split_sizes: number of scenes in each of train, val and test.
-        size: (height, width) in pixels.
+        benchmark: cityscapes, acdc (street scenes in fog, at night, in rain and in snow), or ade20k (rooms, streets
+            and landscapes with things of its 150 classes, as JPEG).
+        split_sizes: number of scenes in each of train, val and test; for ACDC, of each condition. If None, 48
+            for train, 16 for val and 4 for test, and for ACDC 12, 4 and 1 of each condition.
+        size: (height, width) in pixels; the pictures of ADE20K vary around it.
 
     Raises:
-        DataError: the root holds data that this function did not write.
+        DataError: the root holds data that this function did not write, or the benchmark is another.
         ValueError: an unknown split.
     """
-    root, total = Path(root), sum(split_sizes.values())
+    if benchmark not in _LAYOUTS:
+        raise DataError(f"scenes of {benchmark!r}: expected one of {', '.join(_LAYOUTS)}; choose one of these")
+    root, layout = Path(root), _LAYOUTS[benchmark]
+    split_sizes = layout.split_sizes if split_sizes is None else split_sizes
     if unknown := set(split_sizes) - set(_SPLITS):
         raise ValueError(f"splits {sorted(unknown)}: expected some of {', '.join(_SPLITS)}; rename them")
-    settings = json.dumps({"version": _VERSION, "seed": seed, "size": size, "split_sizes": dict(split_sizes)})
-    marker, folders = root / "scenes.json", (root / "leftImg8bit", root / "gtFine")
+    settings = json.dumps({"version": layout.version, "seed": seed, "size": size, "split_sizes": dict(split_sizes)})
+    plan = {(split, condition, index): layout.files(split, condition, index) for split, count in split_sizes.items()
+            for condition in layout.conditions for index in range(count)}
+    marker = root / layout.marker
     if marker.is_file():
-        if marker.read_text() == settings and sum(1 for _ in root.glob("*/*/*/*.png")) == 3 * total:
+        if marker.read_text() == settings and all((root / file).is_file() for files in plan.values() for file in files):
             return root
-    elif any(folder.exists() for folder in folders):
+    elif any((root / folder).exists() for folder in layout.folders):
         raise DataError(f"{root}: expected an empty folder or scenes, found other data; give another folder")
     root.mkdir(parents=True, exist_ok=True)
     marker.write_text("unfinished")  # what is there from now on is ours, and not whole
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-    with tqdm(total=total, desc="scenes", disable=not progress) as bar:
-        for split, count in split_sizes.items():
-            for index in range(count):
-                _write_scene(root, split, index, seed, size)
-                bar.update()
-    finished = root / "scenes.json.new"
-    finished.write_text(settings)
-    os.replace(finished, marker)  # last, and in one step: where it stands, the set is whole
+    for folder in layout.folders:
+        shutil.rmtree(root / folder, ignore_errors=True)
+    for (split, condition, index), files in tqdm(plan.items(), desc="scenes", disable=not progress):
+        # Splits and conditions are far apart, so that no two pictures are of the same scene.
+        code = (seed * len(_SPLITS) + _SPLITS.index(split)) * 1_000_000 + layout.conditions.index(condition) * 200_000
+        for file, array in zip(files, layout.draw(code + index, size, condition), strict=False):
+            _write_picture(root / file, array)
+    write_atomically(marker, lambda file: file.write(settings))  # last: where it stands, the set is whole
     return root
 
 
-def _write_scene(root: Path, split: str, index: int, seed: int, size: tuple[int, int]):
-    code = _SPLITS.index(split)
-    scene = draw_scene((seed * len(_SPLITS) + code) * 1_000_000 + index, *size)
-    name = f"street_{code:06d}_{index:06d}"
-    for kind, suffix, array in (("leftImg8bit", "leftImg8bit", cv2.cvtColor(scene.image, cv2.COLOR_RGB2BGR)),
-                                ("gtFine", "gtFine_labelIds", scene.label_ids),
-                                ("gtFine", "gtFine_instanceIds", scene.instance_ids)):
-        path = root / kind / split / "street" / f"{name}_{suffix}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not cv2.imwrite(str(path), array):
-            raise OSError(f"{path}: could not be written; check permissions and the space on the disk")
+def _write_picture(path: Path, array: np.ndarray):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if array.ndim == 3 else array):
+        raise OSError(f"{path}: could not be written; check permissions and the space on the disk")
 
 
-class _Camera:
-    """Paints a street: colours with smooth edges, ids with hard ones."""
+def open_data(name: str, data_root: str | Path = "", places: Sequence[str | Path] = ()) -> tuple[Benchmark, Path]:
+    """The benchmark of a name, and the folder with its pictures.
 
-    def __init__(self, seed: int, height: int, width: int):
-        self.rng = np.random.default_rng([seed, 1])
-        self.mood = _MOODS[self.rng.integers(len(_MOODS))]
-        self.focal = float(0.62 * np.sqrt(2.0 * height * width))
-        self.centre = np.array((width, height)) * self.rng.uniform((0.45, 0.42), (0.55, 0.48))
-        self.image = np.zeros((height, width, 3), np.uint8)
-        self.ids = np.full((height, width), LABEL_ID["sky"], np.uint16)
+    Args:
+        name: of a benchmark; or scenes/cityscapes, scenes/acdc or scenes/ade20k, to draw scenes in its format.
+        data_root: the folder with the pictures, or for the scenes. If empty, it is looked for in `places` under the
+            benchmark's name, and scenes go to scenes/cityscapes (or acdc, ade20k) in the first of the places.
 
-    def project(self, faces: Sequence[Face], slant: np.ndarray | None = None) -> list[list[np.ndarray]]:
-        """The polygons of each face as OpenCV takes them, in 1/16 pixel; `slant` first maps the points.
-
-        In OpenCV's coordinates the centres of the pixels are whole.
-        """
-        points = np.concatenate([face.points.reshape(-1, 3) for face in faces])
-        points = points if slant is None else points @ slant
-        depth = np.maximum(points[:, 2:], 0.7)
-        flat = np.stack((points[:, 0], EYE - points[:, 1]), axis=1) / depth * self.focal + self.centre - 0.5
-        ends = np.cumsum([face.points.size // 3 for face in faces])
-        parts = np.split(np.round(flat * 16).astype(np.int32), ends[:-1])
-        return [list(part.reshape(-1, face.points.shape[-2], 2)) for part, face in zip(parts, faces, strict=True)]
-
-    def paint(self, faces: Sequence[Face], haze: bool = True):
-        depth = np.array([face.points.flat[2] for face in faces])[:, None]
-        clear = 0.5 ** (np.maximum(depth, 1) / 130) if haze else np.ones_like(depth)
-        colours = np.array([(0, 0, 0) if face.colour is None else face.colour for face in faces])
-        colours = (colours * self.mood.tint).clip(0, 255) * clear + np.array(self.mood.horizon) * (1 - clear)
-        for face, corners, colour in zip(faces, self.project(faces), colours.tolist(), strict=True):
-            if face.colour is not None:
-                cv2.fillPoly(self.image, corners, colour, cv2.LINE_AA, 4)
-            if face.ident is not None:
-                cv2.fillPoly(self.ids, corners, face.ident, cv2.LINE_8, 4)
-
-    def noise(self, across: int, flatten: int = 1) -> np.ndarray:
-        """Smooth noise in [-1, 1], (height, width): `across` cells in a row, each flattened by a factor."""
-        height, width = self.ids.shape
-        rows = max(2, min(height, round(flatten * across * height / width)))
-        grid = self.rng.integers(0, 256, (rows, min(across, width)), dtype=np.uint8)
-        # On bytes, this interpolation gives the same result on every processor.
-        smooth = cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
-        return smooth.astype(np.float32) / 127.5 - 1
-
-    def paint_sky(self):
-        rows = np.arange(len(self.ids), dtype=np.float32)[:, None, None]
-        low = (rows / max(1.0, float(self.centre[1]))).clip(0, 1)
-        sky = np.float32(self.mood.zenith) * (1 - low) + np.float32(self.mood.horizon) * low
-        cloud = self.noise(5, 3) + 0.6 * self.noise(12, 3) + 0.35 * self.noise(30, 2) + self.mood.clouds
-        cloud = (cloud[..., None] * 0.8).clip(0, 0.85)
-        self.image[:] = sky * (1 - cloud) + np.float32(246) * cloud
-
-    def shade_ground(self, street: Street):
-        """Texture, shadows and haze on what lies flat, before anything stands on it."""
-        top, (height, width) = int(self.centre[1]) + 1, self.ids.shape
-        rows, columns = np.arange(top, height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)
-        z = self.focal * EYE / (rows + 1 - float(self.centre[1]))
-        x = (columns - float(self.centre[0])) * z / self.focal
-        tile = self.rng.integers(-12, 13, (256, 256)).astype(np.float32)
-        grain = tile[(z * 45).astype(int) & 255, (x * 45).astype(int) & 255] / (1 + z / 3)
-        # Moves points along the sun's rays to the ground.
-        slant = np.array(((1, 0, 0), -street.to_sun / street.to_sun[1], (0, 0, 1))) * (1, 0, 1)
-        shadow = np.zeros((height, width), np.uint8)
-        casting = [face for face in street.upright if face.casts and face.points.flat[2] < 70]
-        for corners in self.project(casting, slant):
-            cv2.fillPoly(shadow, corners, int(190 * self.mood.sunlight), cv2.LINE_AA, 4)
-        lit = 1 - shadow[top:, :, None].astype(np.float32) / 255
-        haze = np.minimum(z / 260, 0.6)[..., None]
-        ground = (self.image[top:] + grain[..., None]) * lit
-        self.image[top:] = (ground * (1 - haze) + np.float32(self.mood.horizon) * haze).clip(0, 255)
-
-    def paint_bonnet(self, colour: np.ndarray):
-        height, width = self.ids.shape
-        for lift, tone in ((0.0, 0.8), (0.02, 1.0), (0.045, 1.12)):
-            oval = (circle(60) * (0.62, 0.13) + (0.5, 1.06 + lift)) * (width, height)
-            corners = [np.round(oval * 16).astype(np.int32)]
-            cv2.fillPoly(self.image, corners, (colour * tone).tolist(), cv2.LINE_AA, 4)
-            cv2.fillPoly(self.ids, corners, LABEL_ID["ego vehicle"], cv2.LINE_8, 4)
-
-    def develop(self) -> Scene:
-        """Texture by class, uneven light, and the noise of a sensor."""
-        labels = np.where(self.ids >= 1000, self.ids // 1000, self.ids).astype(np.uint8)
-        rough = np.full(256, 3, np.float32)
-        rough[[LABEL_ID[name] for name in _ROUGHNESS]] = list(_ROUGHNESS.values())
-        texture = 0.5 * self.noise(96) + 0.6 * self.noise(256) + 0.6 * self.noise(1024)
-        sensor = self.rng.integers(-4, 5, self.image.shape, dtype=np.int8)
-        texture, light = (texture * rough[labels])[..., None], (1 + 0.05 * self.noise(4))[..., None]
-        image = self.image * light + texture + sensor
-        return Scene(image.clip(0, 255).astype(np.uint8), labels, self.ids)
+    Raises:
+        DataError: no such benchmark, or no such folder.
+    """
+    drawn = {f"scenes/{key}": key for key in _LAYOUTS}
+    if name in drawn:
+        if not data_root and not places:
+            raise DataError(f"{name}: no folder to draw them into; give data_root")
+        root = Path(data_root) if data_root else Path(places[0]) / name
+        return benchmarks.BENCHMARKS[drawn[name]], write_scenes(root, drawn[name])
+    if name not in benchmarks.BENCHMARKS:
+        names = [*drawn, *benchmarks.BENCHMARKS]
+        nearest = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0)[0]
+        raise DataError(f"data set {name!r}: expected one of {', '.join(names)}; did you mean {nearest!r}?")
+    if data_root and not Path(data_root).is_dir():
+        raise DataError(f"{data_root}: no such folder, expected the pictures of {name}; correct data_root")
+    return benchmarks.BENCHMARKS[name], Path(data_root) if data_root else benchmarks.find(name, *places)

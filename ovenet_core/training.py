@@ -6,28 +6,27 @@ lasts, `checkpoint.safetensors` and `result.json` when it is done. Every file is
 
 import json
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ovenet_core.augment import generator, random_crop
-from ovenet_core.benchmarks import Benchmark, Sample, benchmark, fingerprint
+from ovenet_core.benchmarks import Sample, benchmark, fingerprint
+from ovenet_core.cache import DecodedCache
+from ovenet_core.evaluation import Evaluation, evaluate
 from ovenet_core.experiments import Experiment
-from ovenet_core.inference import evaluate, normalise, predict
-from ovenet_core.losses import OVeNetLoss
-from ovenet_core.ovenet import OVeNet, Prediction, build
+from ovenet_core.inference import normalise, predict, predict_classes
+from ovenet_core.loading import Batches, TrainingPictures
+from ovenet_core.models import autocast, build_loss, build_network, processor, warn_if_slow
+from ovenet_core.ovenet import Prediction
 from ovenet_core.runs import commit, hardware, versions, write_atomically, write_json
 from ovenet_core.weights import LoadReport, load_official, read_state
 
@@ -40,87 +39,9 @@ class SnapshotError(RuntimeError):
     """A snapshot that cannot be continued from; the message says why and what to do."""
 
 
-class TrainingPictures(Dataset):
-    """Augmented (image, label, name) by (epoch, index): the same pair whatever the worker that makes it."""
-
-    def __init__(self, data: Benchmark, samples: list[Sample], experiment: Experiment, seed: int):
-        self.data, self.samples, self.experiment, self.seed = data, samples, experiment, seed
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, str]:
-        """uint8 image [3, height, width], uint8 label [height, width], name."""
-        epoch, index = key
-        image, label = self.data.read(self.samples[index])
-        if self.experiment.picture_size is not None:
-            height, width = self.experiment.picture_size
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-            label = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-        image, label = random_crop(
-            image,
-            label,
-            crop=self.experiment.crop,
-            scale=self.experiment.scale,
-            flip=self.experiment.flip,
-            rng=generator(self.seed, epoch, index),
-            ignore_label=self.data.ignore_label,
-        )
-        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
-        return pixels, torch.from_numpy(np.ascontiguousarray(label)), self.samples[index].name
-
-
-class Batches:
-    """Batches of (epoch, index) from iteration `start` on: each epoch in a new order, its incomplete batch left out."""
-
-    def __init__(self, pictures: int, batch_size: int, epochs: int, seed: int, start: int = 0):
-        if pictures < batch_size:
-            raise ValueError(f"{pictures} training pictures are fewer than one batch of {batch_size}: lower batch_size")
-        self.pictures, self.batch_size, self.seed, self.start = pictures, batch_size, seed, start
-        self.per_epoch = pictures // batch_size
-        self.total = epochs * self.per_epoch
-
-    def __len__(self) -> int:
-        return self.total - self.start
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for iteration in range(self.start, self.total):
-            epoch, batch = divmod(iteration, self.per_epoch)
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.pictures)
-            yield [(epoch, int(i)) for i in order[batch * self.batch_size : (batch + 1) * self.batch_size]]
-
-
 def poly(experiment: Experiment, iteration: int, total: int) -> float:
     """The poly learning rate of an iteration (section 4.1)."""
     return experiment.learning_rate * (1 - iteration / total) ** experiment.power
-
-
-def build_network(experiment: Experiment, num_classes: int) -> OVeNet:
-    """The experiment's network, with initial values from torch's random state."""
-    return build(
-        experiment.body,
-        experiment.width,
-        num_classes,
-        experiment.offset_branch,
-        experiment.tau,
-        blocks=experiment.blocks,
-        align_corners=experiment.align_corners,
-        fuse_probabilities=experiment.fuse_probabilities,
-        refinement_steps=experiment.refinement_steps,
-        frozen=experiment.frozen,
-        checkpointing=experiment.checkpointing,
-    )
-
-
-def build_loss(experiment: Experiment) -> OVeNetLoss:
-    """The experiment's loss."""
-    return OVeNetLoss(
-        ohem=experiment.ohem,
-        threshold=experiment.ohem_threshold,
-        min_kept=experiment.ohem_min_kept,
-        kappa=experiment.kappa,
-        lambda_=experiment.lambda_,
-        auxiliary_weight=experiment.auxiliary_weight,
-        class_weights=experiment.class_weights,
-        with_confidence=experiment.confidence_loss,
-    )
 
 
 class Trainer:
@@ -134,6 +55,7 @@ class Trainer:
         weights: file of `experiment.initial_weights`; required if the experiment names one.
         device: "cpu", "cuda", …; by default a GPU if there is one.
         workers: processes that prepare pictures; the outcome does not depend on it.
+        cache: folder for the decoded training pictures (`cache.DecodedCache`), so that no epoch decodes them again.
         snapshot_every: iterations between snapshots; by default one per epoch.
         progress: show a progress bar.
 
@@ -149,18 +71,20 @@ class Trainer:
         *,
         seed: int = 0,
         weights: str | Path | None = None,
-        device: str | None = None,
+        device: str = "",
         workers: int = 0,
+        cache: str | Path | None = None,
         snapshot_every: int | None = None,
         progress: bool = True,
     ):
         self.experiment, self.seed, self.workers, self.progress = experiment, seed, workers, progress
         self.folder = Path(run_folder)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = processor(device)
         self.data = benchmark(experiment.benchmark)
         self.train_samples = self.data.samples(data_root, experiment.train_split)
         self.val_samples = self.data.samples(data_root, experiment.val_split)
-        self.pictures = TrainingPictures(self.data, self.train_samples, experiment, seed)
+        source = DecodedCache.build(self.data, self.train_samples, cache, progress=progress) if cache else self.data
+        self.pictures = TrainingPictures(source, self.train_samples, experiment, seed)
         self.batches = Batches(len(self.train_samples), experiment.batch_size, experiment.epochs, seed)
         self.snapshot_every = snapshot_every or self.batches.per_epoch
 
@@ -169,12 +93,7 @@ class Trainer:
         self.load_report = self._load_initial(weights)
         layout = torch.channels_last if experiment.channels_last else torch.contiguous_format
         self.network.to(self.device, memory_format=layout)
-        if experiment.precision == "bfloat16" and self.device.type == "cpu" and not _has_bfloat16():
-            warnings.warn(
-                "this processor has no bfloat16 arithmetic and takes about twenty times as long to imitate it: "
-                "set precision to float32, or train on a GPU",
-                stacklevel=2,
-            )
+        warn_if_slow(experiment, self.device)
         self.loss = build_loss(experiment).to(self.device)
         self.optimizer = torch.optim.SGD(
             [p for p in self.network.parameters() if p.requires_grad],
@@ -279,25 +198,23 @@ class Trainer:
         if self.iteration % self.snapshot_every == 0:
             self._save_snapshot()
 
-    def _validate(self, bar: tqdm) -> dict[str, Any]:
-        self.scores = {name: scores.as_dict(self.data.class_names) for name, scores in self.evaluate().items()}
+    def _validate(self, bar: tqdm) -> None:
+        self.scores = {name: evaluation.as_dict() for name, evaluation in self.evaluate().items()}
         columns = {"S_i": "miou_initial", "S_s": "miou_seed", "S_f": "miou_fused"}
         self.history[-1] |= {columns[name]: scores["miou"] for name, scores in self.scores.items()}
         final = list(self.scores)[-1]
         bar.write(f"epoch {self.history[-1]['epoch']:4d}: mIoU of {final} {100 * self.scores[final]['miou']:.2f}%")
-        return self.scores
 
-    def evaluate(self) -> dict[str, Any]:
-        """Scores of S_i, S_s and S_f on the validation split, at the size of the labels."""
+    def evaluate(self) -> dict[str, Evaluation]:
+        """Scores of S_i, S_s and S_f on the validation split, at the size of the labels; none at boundaries."""
+        size, layout = self.experiment.picture_size, self.experiment.channels_last
+
+        def read(sample: Sample) -> dict[str, Tensor]:
+            image = self.data.read_image(sample)
+            return predict_classes(self.network, image, picture_size=size, channels_last=layout)
+
         with autocast(self.experiment, self.device):
-            return evaluate(
-                self.network,
-                self.data,
-                self.val_samples,
-                picture_size=self.experiment.picture_size,
-                channels_last=self.experiment.channels_last,
-                progress=self.progress,
-            )
+            return evaluate(self.data, self.val_samples, read, boundaries=False, workers=1, progress=self.progress)
 
     def predict(self, image: np.ndarray) -> Prediction:
         """The prediction for one picture, as `evaluate` makes it."""
@@ -376,21 +293,3 @@ class Trainer:
                 f"(seed {self.seed}, {result['seed']}); choose another run folder"
             )
         return result
-
-
-def autocast(experiment: Experiment, device: torch.device):
-    """bfloat16 autocast where the experiment asks for it."""
-    if experiment.precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=getattr(torch, experiment.precision))
-
-
-def _has_bfloat16() -> bool:
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def load_checkpoint(run_folder: str | Path, experiment: Experiment, num_classes: int) -> nn.Module:
-    """The trained network of a finished run, in evaluation mode."""
-    network = build_network(experiment, num_classes)
-    network.load_state_dict(load_file(Path(run_folder) / "checkpoint.safetensors"))
-    return network.eval()

@@ -12,10 +12,11 @@ from cityscapesscripts.helpers.labels import labels as official_labels
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import Image
+from small_sets import SIZE, write, write_cityscapes
 
-from ovenet_core import benchmarks
-from ovenet_core.benchmarks import CAMVID, CITYSCAPES, IGNORE, Benchmark, DataError, Sample
-from ovenet_core.scenes import write_scenes
+from ovenet_core import benchmarks, files
+from ovenet_core.benchmarks import ADE20K, CAMVID, CITYSCAPES, IGNORE, DataError, Sample
 
 EVALUATED = [label for label in official_labels if label.trainId not in (-1, 255)]
 CAMVID_ROOT = Path(__file__).parents[1] / ".." / "shared" / "datasets" / "camvid"
@@ -24,8 +25,7 @@ needs_camvid = pytest.mark.skipif(not CAMVID_ROOT.is_dir(), reason=f"needs the f
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory) -> Path:
-    sizes = {"train": 3, "val": 1, "test": 1}
-    return write_scenes(tmp_path_factory.mktemp("scenes"), split_sizes=sizes, size=(32, 64), progress=False)
+    return write_cityscapes(tmp_path_factory.mktemp("scenes"))
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_shares_without_a_weight_are_refused(shares):
 
 def test_samples_are_sorted_and_paired(scenes):
     samples = CITYSCAPES.samples(scenes, "train")
-    assert [sample.name for sample in samples] == [f"street_000000_00000{i}" for i in range(3)]
+    assert [sample.name for sample in samples] == ["jena_000001_000019", "ulm_000000_000019", "ulm_000002_000019"]
     for sample in samples:
         assert sample.image.name == f"{sample.name}_leftImg8bit.png"
         assert sample.label.name == f"{sample.name}_gtFine_labelIds.png"
@@ -132,11 +132,11 @@ def test_reading_a_withheld_label_says_so(scenes):
 
 def test_image_of_an_unlabelled_sample_can_be_read(scenes):
     (sample,) = CITYSCAPES.samples(scenes, "test")
-    assert CITYSCAPES.read_image(sample).shape == (32, 64, 3)
+    assert CITYSCAPES.read_image(sample).shape == (*SIZE, 3)
 
 
 def test_unknown_split_names_the_splits(scenes):
-    with pytest.raises(DataError, match=r"'training'.*train, val, trainval, test"):
+    with pytest.raises(DataError, match=r"'training'.*train, val, trainval, test, train_extra"):
         CITYSCAPES.samples(scenes, "training")
 
 
@@ -153,13 +153,13 @@ def test_empty_split_is_named_with_what_was_expected(tmp_path):
 
 def test_image_without_label_is_named(copy):
     CITYSCAPES.samples(copy, "train")[1].label.unlink()
-    with pytest.raises(DataError, match=r"street_000000_000001_leftImg8bit.png: no label"):
+    with pytest.raises(DataError, match=r"ulm_000000_000019_leftImg8bit.png: no label"):
         CITYSCAPES.samples(copy, "train")
 
 
 def test_label_without_image_is_named(copy):
     CITYSCAPES.samples(copy, "train")[2].image.unlink()
-    with pytest.raises(DataError, match=r"street_000000_000002_gtFine_labelIds.png: no image"):
+    with pytest.raises(DataError, match=r"ulm_000002_000019_gtFine_labelIds.png: no image"):
         CITYSCAPES.samples(copy, "train")
 
 
@@ -187,19 +187,6 @@ def test_camvid_images_may_be_png_or_jpeg(tmp_path, suffix):
     assert (CAMVID.read(sample)[1] == IGNORE).all()
 
 
-def test_a_data_set_of_ones_own_is_one_table(pair, tmp_path):
-    for folder, path in (("pictures", pair.image), ("classes", pair.label)):
-        (tmp_path / folder / "a").mkdir(parents=True)
-        shutil.copy(path, tmp_path / folder / "a" / "1.png")
-    own = Benchmark(
-        name="own", class_names=("low", "high"), colours=((0, 0, 0), (255, 255, 255)),
-        train_ids={value: int(value > 16) for value in range(34)},
-        images=("pictures/{split}/*.png",), labels=("classes/{split}/*.png",), splits={"all": ("a",)})
-    (sample,) = own.samples(tmp_path, "all")
-    raw = cv2.imread(str(pair.label), cv2.IMREAD_UNCHANGED)
-    np.testing.assert_array_equal(own.read(sample)[1], raw > 16)
-
-
 # -- Reading files
 
 
@@ -223,7 +210,7 @@ def test_label_value_that_does_not_exist_is_named(tmp_path, value, place):
     raw = np.full(15, 11, np.uint8)
     raw[place] = value
     cv2.imwrite(str(tmp_path / "label.png"), raw.reshape(3, 5))
-    with pytest.raises(DataError, match=rf"label\.png: label values \[{value}\]"):
+    with pytest.raises(DataError, match=rf"label\.png: label values {value} do not"):
         CAMVID.read_label(Sample("x", tmp_path / "x.png", tmp_path / "label.png"))
 
 
@@ -285,19 +272,71 @@ def test_missing_file_is_named(pair, which):
         CITYSCAPES.read(pair)
 
 
-@pytest.mark.parametrize("array", [
-    np.zeros((24, 40, 3), np.uint8), np.zeros((24, 40, 4), np.uint8), np.zeros((24, 40), np.uint16),
-], ids=["colour", "colour and alpha", "16 bits"])
-def test_label_of_another_kind_is_named(pair, array):
-    cv2.imwrite(str(pair.label), array)
-    with pytest.raises(DataError, match=r"label\.png: .* expected one channel of uint8"):
-        CITYSCAPES.read(pair)
+def test_sixteen_bit_and_grey_pictures_are_read_as_rgb(pair):
+    grey = np.arange(960, dtype=np.uint16).reshape(24, 40) % 256
+    write(pair.image, grey * 256)
+    image = CITYSCAPES.read_image(pair)
+    np.testing.assert_array_equal(image, np.repeat(grey[..., None], 3, axis=2))
 
 
-def test_size_mismatch_names_both_files(pair):
-    cv2.imwrite(str(pair.label), np.zeros((12, 20), np.uint8))
-    with pytest.raises(DataError, match=r"label\.png: 12x20 pixels, expected 24x40 as .*image\.png"):
-        CITYSCAPES.read(pair)
+def test_raw_label_is_what_is_stored(pair):
+    np.testing.assert_array_equal(CITYSCAPES.raw_label(pair), cv2.imread(str(pair.label), cv2.IMREAD_UNCHANGED))
+
+
+def _palette_png(path: Path, indices: np.ndarray) -> Path:
+    picture = Image.fromarray(indices)
+    picture.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
+    picture.save(path)
+    return path
+
+
+def test_indices_of_a_palette_are_label_values_where_the_table_says_so(pair):
+    indices = np.random.default_rng(0).integers(0, 34, (24, 40), np.uint8)
+    _palette_png(pair.label, indices)
+    np.testing.assert_array_equal(replace(CITYSCAPES, palette=True).raw_label(pair), indices)
+    with pytest.raises(DataError, match="expected one channel"):
+        CITYSCAPES.raw_label(pair)
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_damaged_palette_png_is_named(pair, damage):
+    _palette_png(pair.label, np.random.default_rng(0).integers(0, 34, (24, 40), np.uint8))
+    pair.label.write_bytes(damage(pair.label.read_bytes()))
+    with pytest.raises(DataError, match=r"label\.png: damaged"):
+        replace(CITYSCAPES, palette=True).read(pair)
+
+
+# -- Label values of train ids
+
+
+@pytest.mark.parametrize("data", benchmarks.BENCHMARKS.values(), ids=benchmarks.BENCHMARKS)
+def test_encoded_train_ids_are_read_as_the_same(data, pair):
+    train_ids = np.array([*range(data.num_classes), IGNORE] * 2, np.uint8).reshape(2, -1)
+    write(pair.label, data.encode(train_ids))
+    np.testing.assert_array_equal(data.read_label(pair), train_ids)
+
+
+def test_encoded_values_of_cityscapes_are_those_of_its_scripts():
+    official = {label.trainId: label.id for label in EVALUATED}
+    train_ids = np.arange(19, dtype=np.uint8)[None]
+    assert CITYSCAPES.encode(train_ids).tolist() == [[official[i] for i in range(19)]]
+
+
+def test_encoded_values_of_ade20k_are_one_more():
+    train_ids = np.arange(150, dtype=np.uint8)[None]
+    np.testing.assert_array_equal(ADE20K.encode(train_ids), train_ids + 1)
+
+
+def test_train_id_that_does_not_exist_is_not_encoded():
+    with pytest.raises(DataError, match="train ids 19, 200, expected 0 to 18, 255"):
+        CITYSCAPES.encode(np.array([[0, 19, 200]], np.uint8))
+
+
+@pytest.mark.parametrize("numbers, words", [
+    ([], ""), ([3], "3"), ([1, 0], "0 to 1"), ([0, 1, 2, 5, 7, 8, 255], "0 to 2, 5, 7 to 8, 255"),
+])
+def test_numbers_in_words(numbers, words):
+    assert files.in_words(numbers) == words
 
 
 # -- Fingerprint

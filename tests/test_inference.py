@@ -1,4 +1,11 @@
-"""Inference: normalisation, predictions at the size of the label, scores over samples."""
+"""Inference: normalisation, classes at the picture's size over scales, flips and windows, splits on disk, scores."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -6,8 +13,19 @@ import pytest
 import torch
 from torch import nn
 
-from ovenet_core.benchmarks import CITYSCAPES
-from ovenet_core.inference import DEVIATION, MEAN, classes, evaluate, normalise, predict
+from ovenet_core.benchmarks import CITYSCAPES, DataError
+from ovenet_core.inference import (
+    DEVIATION,
+    MEAN,
+    SIX_SCALES,
+    Inference,
+    SavedPredictions,
+    classes,
+    normalise,
+    predict,
+    predict_classes,
+    predict_split,
+)
 from ovenet_core.ovenet import Logits, Prediction, build
 from ovenet_core.scenes import write_scenes
 
@@ -59,14 +77,387 @@ def test_the_picture_is_resized_before_the_network_sees_it():
     prediction = predict(Oracle(), np.zeros((64, 96, 3), np.uint8), picture_size=(32, 48))
     assert prediction.initial.main.shape[-2:] == (32, 48)
 
+# -- Scales, flips and windows
 
-def test_a_perfect_prediction_scores_one_and_the_mode_is_kept(tmp_path):
-    root = write_scenes(tmp_path, split_sizes={"val": 2}, size=(64, 128), progress=False)
-    samples = CITYSCAPES.samples(root, "val")
-    for sample in samples:  # paint each picture with its own train ids
-        label = CITYSCAPES.read_label(sample)
-        cv2.imwrite(str(sample.image), np.where(label == 255, 0, label)[..., None].repeat(3, 2))
-    network = Oracle().train()
-    scores = evaluate(network, CITYSCAPES, samples, progress=False)
-    assert scores["S_i"].miou == 1
-    assert network.training
+
+class Local(nn.Module):
+    """Scores at 1/4 resolution that depend on the 4x4 pixels there alone, so that windows make no difference."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.mix = nn.Conv2d(3, 19, 1)
+
+    def forward(self, image):
+        means = nn.functional.avg_pool2d(image, 4, ceil_mode=True)
+        return Prediction(*(Logits(factor * self.mix(means)) for factor in (5.0, -5.0, 2.0)))
+
+
+class Recorder(Local):
+    """Keeps the sizes that it has seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, image):
+        self.seen.append(tuple(image.shape[-2:]))
+        return super().forward(image)
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A whole OVeNet whose logits differ between classes and pixels."""
+    torch.manual_seed(0)
+    made = build(width=8, blocks=1, align_corners=True)
+    for module in made.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    with torch.no_grad():
+        made.train()(torch.randn(2, 3, 64, 96))  # running statistics, so that values stay in range
+        logits = made.eval()(torch.randn(1, 3, 64, 96)).initial.main
+    output = made.semantic_head.classifier.output
+    output.weight.data /= logits.std()
+    output.bias.data = -logits.mean((0, 2, 3)) / logits.std()  # no class is ahead everywhere
+    assert len(predict_classes(made, picture(64, 96))["S_f"].unique()) > 3
+    return made
+
+
+def assert_same(found, expected):
+    """The same classes, but for one pixel in a thousand: rounding decides where two scores are all but equal."""
+    assert list(found) == list(expected)
+    for name, ids in expected.items():
+        assert found[name].shape == ids.shape
+        assert (found[name] != ids).float().mean() <= 1e-3, name
+
+
+@pytest.mark.parametrize("size", [(32, 32), (64, 96), (61, 95), (33, 130)])
+def test_a_single_scale_gives_the_classes_of_the_prediction(network, size):
+    image = picture(*size)
+    assert_same(predict_classes(network, image), classes(predict(network, image), size))
+
+
+def test_the_result_has_the_size_of_the_picture_and_not_that_of_picture_size(network):
+    image = picture(96, 128)
+    expected = classes(predict(network, image, picture_size=(64, 80)), (96, 128))
+    assert_same(predict_classes(network, image, picture_size=(64, 80)), expected)
+
+
+def every_pass(network, image, scales):
+    """The full-size logits at each scale, plain and mirrored, each enlarged in one go."""
+    height, width = image.shape[:2]
+    for scale in scales:
+        scaled = cv2.resize(image, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_LINEAR)
+        plain, mirrored = predict(network, scaled), predict(network, scaled[:, ::-1])
+        yield {
+            name: (
+                plain.enlarged(plain.outputs()[name].main, (height, width))[0],
+                mirrored.enlarged(mirrored.outputs()[name].main, (height, width))[0].flip(-1),
+            )
+            for name in plain.outputs()
+        }
+
+
+@pytest.mark.parametrize("averaging", ["probabilities", "reference"])
+def test_scales_and_flips_are_averaged_as_the_mode_says(network, averaging):
+    image, scales = picture(70, 101), (0.5, 1.0, 1.75)
+    passes = list(every_pass(network, image, scales))
+    expected = {}
+    for name in passes[0]:
+        if averaging == "probabilities":
+            total = sum(one.double().softmax(0) for logits in passes for one in logits[name])
+        else:
+            total = sum((sum(logits[name]) / 2).double().exp() for logits in passes)
+        expected[name] = total.argmax(0).to(torch.uint8)
+    inference = Inference(scales, flip=True, averaging=averaging)
+    found = predict_classes(network, image, inference)
+    assert_same(found, expected)
+    assert not torch.equal(found["S_f"], predict_classes(network, image)["S_f"])
+
+
+def test_the_two_modes_of_averaging_differ(network):
+    image = picture(64, 96)
+    one, other = (
+        predict_classes(network, image, Inference((0.75, 1.25), flip=True, averaging=mode))["S_f"]
+        for mode in ("probabilities", "reference")
+    )
+    assert not torch.equal(one, other)
+
+
+def test_with_flip_a_mirrored_picture_gives_mirrored_classes(network):
+    image, inference = picture(70, 101), Inference((0.75, 1.0, 1.5), flip=True, window=(64, 64), stride=(32, 48))
+    found, mirrored = (predict_classes(network, i, inference) for i in (image, image[:, ::-1]))
+    assert_same(mirrored, {name: ids.flip(-1) for name, ids in found.items()})
+
+
+def test_a_window_as_large_as_the_picture_shows_it_whole(network):
+    image, scales = picture(64, 96), (1.5,)
+    whole = predict_classes(network, image, Inference(scales, window=(128, 256), stride=(128, 256)))
+    exact = predict_classes(network, image, Inference(scales, window=(96, 144), stride=(4, 4)))
+    assert_same(exact, whole)
+
+
+@pytest.mark.parametrize("averaging", ["probabilities", "reference"])
+@pytest.mark.parametrize("stride", [(64, 96), (24, 40)])
+@pytest.mark.parametrize("size", [(128, 192), (131, 203), (64, 300)])
+def test_windows_are_put_back_where_they_were_taken(size, stride, averaging):
+    network, image = Local(), picture(*size)
+    inference = Inference(window=(64, 96), stride=stride, averaging=averaging, whole=0)
+    assert_same(predict_classes(network, image, inference), predict_classes(network, image))
+
+
+def test_overlapping_windows_are_averaged_as_probabilities():
+    class Alternating(nn.Module):
+        """Class 0 with 0.9 in the first window, class 1 with 0.99 in the second, else the third class."""
+
+        def __init__(self):
+            super().__init__()
+            self.parameter = nn.Parameter(torch.zeros(()))
+            self.answers = iter([[0.9, 0.06, 0.04], [0.005, 0.99, 0.005]])
+
+        def forward(self, image):
+            shares = torch.tensor(next(self.answers)).log().view(1, 3, 1, 1)
+            return Prediction(Logits(shares.expand(1, 3, image.shape[2] // 4, image.shape[3] // 4) + 7))
+
+    inference = Inference(window=(64, 64), stride=(64, 32), whole=0)
+    found = predict_classes(Alternating(), picture(64, 96), inference)["S_i"]
+    # (0.9 + 0.005) / 2 < (0.06 + 0.99) / 2 in the middle.
+    assert [found[:, u].unique().tolist() for u in (0, 31, 48, 95)] == [[0], [0], [1], [1]]
+
+
+def test_a_picture_is_seen_whole_up_to_scale_one_and_through_windows_above():
+    network = Recorder()
+    predict_classes(network, picture(96, 128), Inference((0.5, 1.0, 1.25), window=(64, 96), stride=(64, 96)))
+    assert network.seen == [(48, 64), (96, 128), *[(64, 96), (64, 96), (64, 96), (64, 96)][:4]]
+
+
+def test_a_large_picture_is_seen_through_windows_at_every_scale():
+    network = Recorder()
+    predict_classes(network, picture(96, 128), Inference(window=(64, 64), stride=(64, 64), whole=96 * 128 - 1))
+    assert network.seen == [(64, 64)] * 4
+
+
+def test_a_side_that_a_scale_makes_too_short_has_32_pixels():
+    network = Recorder()
+    predict_classes(network, picture(40, 100), Inference((0.5,)))
+    assert network.seen == [(32, 50)]
+
+
+def test_a_picture_of_one_colour_has_the_same_classes_at_all_scales():
+    network, image = Local(), np.full((70, 90, 3), (90, 40, 200), np.uint8)
+    single, six = (predict_classes(network, image, inference) for inference in (Inference(), SIX_SCALES))
+    assert all(len(ids.unique()) == 1 for ids in single.values())
+    assert_same(six, single)
+
+
+def test_the_confident_reference_does_not_overflow():
+    network = Local()
+    network.mix.weight.data *= 1000
+    image = picture(64, 64)
+    reference = predict_classes(network, image, Inference((1.0, 1.0), averaging="reference"))
+    assert_same(reference, predict_classes(network, image))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_mode_of_the_network_is_kept_also_after_an_error(network, training):
+    network.train(training)
+    predict_classes(network, picture(32, 32))
+    assert network.training == training
+    with pytest.raises(ValueError, match="enlarge or pad"):
+        predict_classes(network, picture(31, 64))
+    assert network.training == training
+    network.eval()
+
+
+def test_under_autocast_classes_are_those_of_its_prediction(network):
+    image = picture(64, 96)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same(predict_classes(network, image), classes(predict(network, image), (64, 96)))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"scales": ()}, "scales"),
+        ({"scales": (1.0, 0.0)}, "scales"),
+        ({"averaging": "median"}, "averaging"),
+        ({"window": (512, 1022)}, "window"),
+        ({"window": (32, 1024)}, "window"),
+        ({"stride": (512, 1028)}, "stride"),
+        ({"stride": (0, 1024)}, "stride"),
+    ],
+)
+def test_settings_out_of_range_are_refused(change, named):
+    with pytest.raises(ValueError, match=named):
+        Inference(**change)
+
+
+def test_memory_is_bounded_by_the_window():
+    script = """
+import resource, numpy as np, torch
+from ovenet_core.inference import Inference, predict_classes
+from ovenet_core.ovenet import build
+torch.set_num_threads(1)
+network, megabytes = build(width=8, blocks=1), []
+for side in (128, 512):
+    image = np.zeros((side, side, 3), np.uint8)
+    predict_classes(network, image, Inference(window=(128, 128), stride=(128, 128), whole=128 * 128))
+    megabytes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(*megabytes)
+"""
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    window, sixteen_windows = map(float, output.split())
+    # Seen whole, the large picture takes some 80 MB more than the small one.
+    assert sixteen_windows < window + 30, f"{window:.0f} MB for one window, {sixteen_windows:.0f} MB for 16"
+
+
+# -- Splits on disk
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    return write_scenes(tmp_path_factory.mktemp("scenes"), split_sizes={"val": 5}, size=(64, 128), progress=False)
+
+
+@pytest.fixture(scope="module")
+def samples(scenes):
+    return CITYSCAPES.samples(scenes, "val")
+
+
+def pngs(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.png"))}
+
+
+def split(network, samples, folder, **options) -> SavedPredictions:
+    options = {"identity": {"run": "a"}, "progress": False} | options
+    return predict_split(network, CITYSCAPES, samples, folder, **options)
+
+
+def test_a_split_is_read_back_as_it_was_predicted(network, samples, tmp_path):
+    saved = split(network, samples, tmp_path)
+    for sample in samples:
+        expected = predict_classes(network, CITYSCAPES.read_image(sample))
+        assert {name: ids.tolist() for name, ids in saved.read(sample).items()} == {
+            name: ids.tolist() for name, ids in expected.items()
+        }
+
+
+def test_files_are_single_channel_png_of_the_pictures_size(network, samples, tmp_path):
+    saved = split(network, samples[:1], tmp_path)
+    stored = cv2.imread(str(saved.path(samples[0], "S_f")), cv2.IMREAD_UNCHANGED)
+    assert (stored.shape, stored.dtype) == ((64, 128), np.uint8)
+
+
+def test_two_runs_give_the_same_bytes(network, samples, tmp_path):
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        split(network, samples, folder)
+    assert len(pngs(folders[0])) == 15
+    assert pngs(folders[0]) == pngs(folders[1])
+
+
+def test_what_is_there_is_not_predicted_again(network, samples, tmp_path):
+    saved = split(network, samples[:3], tmp_path)
+    dates = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
+    split(network, samples, tmp_path)
+    assert all(path.stat().st_mtime_ns == date for path, date in dates.items())
+    assert all(saved.has(sample) for sample in samples)
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "no picture", "of another mode", "missing"])
+def test_a_damaged_file_is_refused_and_predicted_anew(network, samples, tmp_path, damage):
+    saved = split(network, samples[:2], tmp_path)
+    before, path = pngs(tmp_path), saved.path(samples[1], "S_s")
+    data = path.read_bytes()
+    middle = len(data) // 2
+    changed = data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :]
+    coloured = cv2.imencode(".png", np.zeros((64, 128, 3), np.uint8))[1].tobytes()
+    contents = {"cut": data[:middle], "changed": changed, "empty": b"", "no picture": b"text" * 9,
+                "of another mode": coloured}
+    path.unlink() if damage == "missing" else path.write_bytes(contents[damage])
+    with pytest.raises(DataError, match=rf"{path.name}: .* predict into this folder again"):
+        saved.read(samples[1])
+    split(network, samples[:2], tmp_path)
+    assert pngs(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"identity": {"run": "b"}}, "run: 'b', 'a'"),
+        ({"identity": {"run": "a", "data": 1}}, "data: 1, None"),
+        ({"inference": SIX_SCALES}, "inference.scales"),
+        ({"outputs": ["S_f"]}, "outputs"),
+        ({"picture_size": (32, 64)}, "picture_size"),
+    ],
+)
+def test_a_folder_of_another_identity_is_refused_and_kept(network, samples, tmp_path, change, named):
+    split(network, samples[:1], tmp_path)
+    before = pngs(tmp_path)
+    with pytest.raises(DataError, match="other predictions") as error:
+        split(network, samples, tmp_path, **change)
+    assert named in str(error.value)
+    assert pngs(tmp_path) == before
+
+
+def test_a_folder_with_other_files_is_refused(network, samples, tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"thesis\.txt"):
+        split(network, samples, tmp_path)
+
+
+def test_outputs_can_be_chosen_and_a_baseline_has_one(network, samples, tmp_path):
+    assert list(split(network, samples[:1], tmp_path / "f", outputs=["S_f"]).read(samples[0])) == ["S_f"]
+    baseline = build(width=8, blocks=1, offset_branch=None)
+    assert list(split(baseline, samples[:1], tmp_path / "i").read(samples[0])) == ["S_i"]
+    with pytest.raises(ValueError, match="S_f"):
+        split(baseline, samples[:1], tmp_path / "i", outputs=["S_f"])
+
+
+def test_two_pictures_of_one_name_are_refused(network, samples, tmp_path):
+    with pytest.raises(DataError, match=samples[0].name):
+        split(network, [*samples, samples[0]], tmp_path)
+
+
+def test_a_picture_that_is_too_small_is_named(network, samples, tmp_path):
+    with pytest.raises(DataError, match=samples[0].image.name):
+        split(network, samples, tmp_path, picture_size=(16, 32))
+
+
+def killable() -> nn.Module:
+    torch.manual_seed(0)
+    return build(width=8, blocks=1).eval()
+
+
+KILLED = """
+import sys, time, torch
+from ovenet_core.benchmarks import CITYSCAPES
+from ovenet_core.inference import predict_split
+from ovenet_core.ovenet import build
+torch.manual_seed(0)
+network = build(width=8, blocks=1).eval()
+network.register_forward_hook(lambda *_: time.sleep(0.3))
+samples = CITYSCAPES.samples(sys.argv[1], "val")
+predict_split(network, CITYSCAPES, samples, sys.argv[2], identity={"run": "a"}, progress=False)
+"""
+
+
+def test_killed_in_the_middle_it_goes_on_and_leaves_the_same_bytes(scenes, samples, tmp_path):
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(scenes), str(killed)])
+    deadline = time.monotonic() + 120
+    while len(pngs(killed)) < 4:
+        assert process.poll() is None and time.monotonic() < deadline, "it should be predicting now"
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 4 <= len(pngs(killed)) < 15
+    for folder in (killed, whole):
+        split(killable(), samples, folder)
+    assert len(pngs(killed)) == 15
+    assert pngs(killed) == pngs(whole)
+    assert (killed / "identity.json").read_bytes() == (whole / "identity.json").read_bytes()

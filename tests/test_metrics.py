@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ovenet_core.metrics import ConfusionMatrix, Scores
+from ovenet_core.metrics import ConfusionMatrix, Scores, instance_iou, instance_shares, memberships
 
 # Rows are labels, columns predictions. Class 2 is never predicted, class 3 neither occurs nor is predicted.
 BY_HAND = Scores(np.array([[6.0, 2, 0, 0], [1, 3, 0, 0], [2, 2, 0, 0], [0, 0, 0, 0]]))
@@ -64,6 +64,40 @@ def test_integer_types_do_not_matter(prediction_type, label_type):
     prediction, label = random_case(0, 150, 40, 50)
     expected = counts_of(prediction, label, 150)
     assert counts_of(prediction.to(prediction_type), label.to(label_type), 150) == expected
+
+
+@pytest.mark.parametrize("wrong", [3, 255, -1])
+def test_predicted_classes_that_do_not_exist_are_refused(wrong):
+    """They would be counted as another class."""
+    matrix = ConfusionMatrix(3)
+    with pytest.raises(ValueError, match="expected train ids from 0 to 2"):
+        matrix.update(torch.tensor([0, wrong]), torch.tensor([0, 1]))
+    assert matrix.counts.sum() == 0
+
+
+def test_nothing_at_all_counts_nothing():
+    assert counts_of(torch.zeros(0, dtype=torch.uint8), torch.zeros(0, dtype=torch.uint8), 2) == [[0, 0], [0, 0]]
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 999), classes=st.integers(1, 20))
+def test_counts_from_scores_are_those_of_the_first_highest_class(seed, classes):
+    """Scores of few values, so that many are equal."""
+    rng = torch.Generator().manual_seed(seed)
+    scores = torch.randint(-2, 3, (2, classes, 5, 6), generator=rng).float()
+    _, label = random_case(seed, classes, 2, 5, 6)
+    highest = torch.tensor([[[max(range(classes), key=pixel.tolist().__getitem__) for pixel in row.T]
+                             for row in picture.permute(1, 0, 2)] for picture in scores])
+    matrix = ConfusionMatrix(classes)
+    matrix.update_from_scores(scores, label)
+    assert matrix.counts.tolist() == counts_of(highest, label, classes)
+
+
+def test_scores_that_are_not_numbers_are_refused():
+    scores = torch.zeros(1, 3, 4, 5)
+    scores[0, 1, 2, 3] = torch.nan
+    with pytest.raises(ValueError, match="NaN"):
+        ConfusionMatrix(3).update_from_scores(scores, torch.zeros(1, 4, 5, dtype=torch.uint8))
 
 
 def test_updates_add_up():
@@ -140,6 +174,43 @@ def test_as_dict_has_the_means_and_the_iou_by_name():
         "iou": {"road": 6 / 11, "car": 3 / 8, "pole": 0.0, "train": None},
     }
     assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_as_dict_of_nothing_has_no_nan():
+    result = Scores(np.zeros((2, 2))).as_dict(("road", "car"))
+    assert result == {"miou": None, "pixel_accuracy": None, "mean_accuracy": None, "iou": {"road": None, "car": None}}
+
+
+def test_grouped_classes_count_as_one_by_hand():
+    """road, pole and train are one: hits 6 + 0 + 2 + 0 = 8, labels 8 + 4 = 12, predictions 9 + 0; car as before."""
+    names, groups = memberships(("still", "moves", "still", "still"))
+    scores = BY_HAND.grouped(groups)
+    assert names == ("still", "moves")
+    np.testing.assert_array_equal(scores.confusion, [[8, 4], [1, 3]])
+    np.testing.assert_allclose(scores.iou, [8 / (12 + 9 - 8), 3 / 8])
+
+
+def two_cars() -> tuple[np.ndarray, np.ndarray]:
+    """A car of 4 pixels of which 3 are found (one as a bus), one of 2 of which 1 is, and a crowd of cars."""
+    prediction = np.array([[1, 1, 1, 2], [1, 0, 0, 1]], np.uint8)
+    instances = np.array([[26001, 26001, 26001, 26001], [26002, 26002, 7, 26]], np.uint16)
+    return prediction, instances
+
+
+def test_shares_of_instances_by_hand():
+    lookup = np.full(256, 255, np.uint8)
+    lookup[[7, 26, 28]] = 0, 1, 2
+    _, groups = memberships(("flat", "vehicle", "vehicle"))
+    shares = instance_shares(*two_cars(), lookup, groups)
+    np.testing.assert_allclose(shares, [[0, 3 / 4 + 1 / 2, 0], [0, 4 / 4 + 1 / 2, 0], [0, 2, 0]])
+
+
+def test_instance_iou_by_hand():
+    """Every car weighs 10 pixels: 10 * 5/4 of 2 * 10 and the false positives, of which the road has 1."""
+    scores = Scores(np.array([[5.0, 1, 0], [1, 5, 1], [0, 0, 0]]))
+    sizes, groups = np.array([np.nan, 10, np.nan]), np.eye(3, dtype=bool)
+    iou = instance_iou(scores, np.array([0, 5 / 4, 0]), np.array([0.0, 2, 0]), sizes, groups)
+    np.testing.assert_allclose(iou, [np.nan, 12.5 / 21, np.nan])
 
 
 def test_as_dict_wants_a_name_for_every_class():

@@ -126,12 +126,6 @@ def test_overlay_of_nothing_is_the_picture():
     assert (plots.overlay(image, np.full((2, 2), 255, np.uint8), CITYSCAPES) == image).all()
 
 
-def test_boundaries_by_hand():
-    label = np.array([[0, 0, 1, 1], [0, 0, 1, 255], [0, 0, 0, 255]], np.uint8)
-    expected = np.array([[0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 1, 0]], bool)
-    assert (plots.label_boundaries(label) == expected).all()
-
-
 def test_boundary_pixels_lie_at_boundaries_evenly_spread():
     label = np.zeros((101, 60), np.uint8)
     label[:, 30:] = 1

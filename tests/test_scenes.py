@@ -1,4 +1,4 @@
-"""Generated scenes: the same bytes for the same seed, exact labels, and all that Cityscapes has."""
+"""Generated scenes: the same bytes for the same seed, exact labels, and the layouts of Cityscapes, ACDC and ADE20K."""
 
 import subprocess
 import sys
@@ -12,9 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ovenet_core import scenes
-from ovenet_core.benchmarks import CITYSCAPES, CITYSCAPES_LABELS, DataError
-from ovenet_core.scenes import draw_scene, write_scenes
-from ovenet_core.street import Face
+from ovenet_core.benchmarks import ACDC, ADE20K, BENCHMARKS, CITYSCAPES, DataError
+from ovenet_core.generated.camera import MOODS, Camera
+from ovenet_core.generated.places import draw_place
+from ovenet_core.generated.street import Face
+from ovenet_core.label_tables import CITYSCAPES_LABELS
+from ovenet_core.scenes import draw_scene, open_data, write_scenes
 
 SMALL = {"size": (32, 64), "progress": False}
 
@@ -24,7 +27,8 @@ def drawn() -> list[scenes.Scene]:
     return [draw_scene(seed, 128, 256) for seed in range(16)]
 
 
-def contents(root: Path, below: str = "*/*/*/*.png") -> dict[str, bytes]:
+def contents(root: Path, below: str = "**/*.*g") -> dict[str, bytes]:
+    """The pictures below a folder, PNG and JPEG."""
     return {str(path.relative_to(root)): path.read_bytes() for path in root.glob(below)}
 
 
@@ -113,7 +117,7 @@ def test_image_has_edges_where_the_label_has_borders(drawn):
 @settings(max_examples=40, deadline=None)
 @given(corners=st.lists(st.tuples(st.floats(-4, 4), st.floats(0, 4)), min_size=3, max_size=3))
 def test_colours_and_labels_have_the_same_outline(corners):
-    camera = scenes._Camera(0, 64, 128)
+    camera = Camera(0, 64, 128, MOODS, 23, np.zeros(256, np.float32))
     points = np.array([[(x, y, 12.0) for x, y in corners]])
     camera.paint([Face(points, (255.0, 255.0, 255.0), 7)], haze=False)
     colours, ids = (camera.image[..., 2] > 110).astype(np.uint8), (camera.ids == 7).astype(np.uint8)
@@ -128,7 +132,16 @@ def test_impossible_seed_or_size_is_refused(arguments):
         draw_scene(*arguments)
 
 
+def test_streets_in_fair_weather_are_the_bytes_that_stored_results_were_made_from():
+    scene = draw_scene(7, 300, 333)
+    drawn = [zlib.crc32(array.tobytes()) for array in (scene.image, scene.label_ids, scene.instance_ids)]
+    assert drawn == [3850369046, 3579160114, 4066151151]
+
+
 # -- Writing
+
+SUFFIX = {"cityscapes": "_leftImg8bit.png", "acdc": "_rgb_anon.png", "ade20k": ".jpg"}
+FORMATS = pytest.mark.parametrize("name", SUFFIX)
 
 
 def test_written_scenes_are_read_back(tmp_path):
@@ -153,48 +166,136 @@ def test_splits_have_different_scenes_under_different_names(tmp_path):
     assert len(set(images.values())) == len({Path(name).name for name in images}) == 3
 
 
-def test_a_set_that_is_there_is_kept(tmp_path):
-    first = write_scenes(tmp_path, split_sizes={"train": 1}, **SMALL)
+@FORMATS
+def test_a_set_that_is_there_is_kept(name, tmp_path):
+    first = write_scenes(tmp_path, name, split_sizes={"train": 1}, **SMALL)
     times = {path: path.stat().st_mtime_ns for path in first.rglob("*")}
-    second = write_scenes(tmp_path, split_sizes={"train": 1}, **SMALL)
+    second = write_scenes(tmp_path, name, split_sizes={"train": 1}, **SMALL)
     assert times == {path: path.stat().st_mtime_ns for path in second.rglob("*")}
 
 
-def test_an_interrupted_set_is_drawn_anew(tmp_path, monkeypatch):
-    whole = contents(write_scenes(tmp_path / "whole", split_sizes={"train": 2}, **SMALL))
+@FORMATS
+def test_an_interrupted_set_is_drawn_anew(name, tmp_path, monkeypatch):
+    whole = contents(write_scenes(tmp_path / "whole", name, split_sizes={"train": 2}, **SMALL))
+    write = scenes._write_picture
 
-    def interrupt(seed: int, height: int, width: int) -> scenes.Scene:
-        if seed % 1_000_000 == 1:
+    def interrupt(path: Path, array: np.ndarray):
+        if path.name.startswith(Path(sorted(whole)[-1]).name.partition("_gt")[0].removesuffix(".png")):
             raise KeyboardInterrupt
-        return draw_scene(seed, height, width)
+        write(path, array)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(scenes, "draw_scene", interrupt)
-        write_scenes(tmp_path / "part", split_sizes={"train": 2}, **SMALL)
-    assert contents(write_scenes(tmp_path / "part", split_sizes={"train": 2}, **SMALL)) == whole
+        patch.setattr(scenes, "_write_picture", interrupt)
+        write_scenes(tmp_path / "part", name, split_sizes={"train": 2}, **SMALL)
+    assert 0 < len(contents(tmp_path / "part")) < len(whole)
+    assert contents(write_scenes(tmp_path / "part", name, split_sizes={"train": 2}, **SMALL)) == whole
 
 
-def test_a_set_with_a_file_missing_is_completed(tmp_path):
-    whole = contents(write_scenes(tmp_path, split_sizes={"train": 2}, **SMALL))
-    next(tmp_path.glob("gtFine/*/*/*.png")).unlink()
-    assert contents(write_scenes(tmp_path, split_sizes={"train": 2}, **SMALL)) == whole
+@FORMATS
+def test_a_set_with_a_file_missing_is_completed(name, tmp_path):
+    whole = contents(write_scenes(tmp_path, name, split_sizes={"train": 2}, **SMALL))
+    (tmp_path / sorted(whole)[1]).unlink()
+    assert contents(write_scenes(tmp_path, name, split_sizes={"train": 2}, **SMALL)) == whole
 
 
-def test_other_settings_replace_the_set(tmp_path):
-    write_scenes(tmp_path, split_sizes={"train": 2}, **SMALL)
-    root = write_scenes(tmp_path, split_sizes={"val": 1}, **SMALL)
-    assert {Path(name).parts[1] for name in contents(root)} == {"val"}
+@FORMATS
+def test_other_settings_replace_the_set(name, tmp_path):
+    write_scenes(tmp_path, name, split_sizes={"train": 2}, **SMALL)
+    other = {"split_sizes": {"val": 1}, "size": (40, 64), "progress": False}
+    replaced = contents(write_scenes(tmp_path, name, **other))
+    assert replaced == contents(write_scenes(tmp_path / "fresh", name, **other))
 
 
-def test_data_of_others_are_not_touched(tmp_path):
-    picture = tmp_path / "leftImg8bit" / "train" / "aachen" / "aachen_000000_000019_leftImg8bit.png"
+@FORMATS
+def test_data_of_others_are_not_touched(name, tmp_path):
+    picture = tmp_path / scenes._LAYOUTS[name].folders[1] / "train" / "aachen.png"
     picture.parent.mkdir(parents=True)
     picture.touch()
     with pytest.raises(DataError, match=tmp_path.name):
-        write_scenes(tmp_path, **SMALL)
+        write_scenes(tmp_path, name, **SMALL)
     assert picture.exists()
+
+
+def test_a_set_leaves_those_of_other_formats_in_the_folder_alone(tmp_path):
+    before = contents(write_scenes(tmp_path, "acdc", split_sizes={"train": 1}, **SMALL))
+    write_scenes(tmp_path, "ade20k", split_sizes={"train": 1}, **SMALL)
+    assert before.items() <= contents(tmp_path).items()
 
 
 def test_unknown_split_is_refused(tmp_path):
     with pytest.raises(ValueError, match="validation"):
         write_scenes(tmp_path, split_sizes={"validation": 1}, **SMALL)
+
+
+def test_unknown_format_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"camvid.*expected one of cityscapes, acdc, ade20k"):
+        write_scenes(tmp_path, "camvid", **SMALL)
+
+
+@FORMATS
+def test_the_reader_of_the_benchmark_finds_every_picture_of_every_split(name, tmp_path):
+    data, sizes = BENCHMARKS[name], {"train": 2, "val": 1, "test": 1}
+    root, conditions = write_scenes(tmp_path, name, split_sizes=sizes, **SMALL), max(1, len(data.conditions))
+    for split, count in sizes.items():
+        samples = data.samples(root, split)
+        assert len(samples) == count * conditions
+        for sample in samples:
+            assert sample.image.name == sample.name + SUFFIX[name]
+            assert (sample.label is None) == (split == "test")
+            if sample.label:
+                image, label = data.read(sample)
+                assert image.shape[:2] == label.shape
+                assert len(np.unique(label)) > 3
+    assert len({picture for file, picture in contents(root).items() if file.endswith(SUFFIX[name])}) == 4 * conditions
+
+
+def test_acdc_has_the_street_of_its_condition(tmp_path):
+    root = write_scenes(tmp_path, "acdc", split_sizes={"val": 1}, seed=2, **SMALL)
+    for number, sample in enumerate(ACDC.samples(root, "val")):
+        scene = draw_scene((2 * 3 + 1) * 1_000_000 + number * 200_000, 32, 64, ACDC.conditions[number])
+        assert sample.condition == ACDC.conditions[number] == sample.image.parts[-4]
+        image, label = ACDC.read(sample)
+        np.testing.assert_array_equal(image, scene.image)
+        np.testing.assert_array_equal(label, CITYSCAPES.lookup[scene.label_ids])
+
+
+def test_ade20k_has_pictures_of_various_sizes_and_its_label_values(tmp_path):
+    root = write_scenes(tmp_path, "ade20k", split_sizes={"train": 8}, size=(48, 64), progress=False)
+    shapes = set()
+    for index, sample in enumerate(ADE20K.samples(root, "train")):
+        raw = cv2.imread(str(sample.label), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(raw, draw_place(index, *raw.shape).label_ids)
+        assert 36 <= raw.shape[0] <= 60 and 48 <= raw.shape[1] <= 80
+        image = ADE20K.read_image(sample)  # which JPEG keeps nearly as it was drawn
+        assert np.abs(image.astype(float) - draw_place(index, *raw.shape).image).mean() < 6
+        shapes.add(raw.shape)
+    assert len(shapes) > 4
+
+
+# -- Opening
+
+
+@FORMATS
+def test_scenes_are_drawn_into_the_first_place(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(scenes, "write_scenes", lambda root, benchmark: Path(root) / benchmark)
+    places = [tmp_path / "data", tmp_path / "shared"]
+    assert open_data(f"scenes/{name}", "", places) == (BENCHMARKS[name], tmp_path / "data" / "scenes" / name / name)
+    assert open_data(f"scenes/{name}", tmp_path / "own", places)[1] == tmp_path / "own" / name
+
+
+def test_data_are_found_in_the_first_place_that_has_them(tmp_path):
+    (tmp_path / "shared" / "acdc").mkdir(parents=True)
+    assert open_data("acdc", "", [tmp_path / "data", tmp_path / "shared"]) == (ACDC, tmp_path / "shared" / "acdc")
+
+
+def test_a_given_folder_goes_before_the_places(tmp_path):
+    (tmp_path / "acdc").mkdir()
+    assert open_data("acdc", str(tmp_path), [tmp_path]) == (ACDC, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "root", "message"), [
+    ("acdc", "", "acdc is in none of"), ("acdc", "nowhere", "nowhere: no such folder"),
+    ("scenes/acd", "", "did you mean 'scenes/acdc'"), ("scenes/camvid", "", "expected one of.*scenes/ade20k")])
+def test_data_that_are_not_there_are_an_error(name, root, message, tmp_path):
+    with pytest.raises(DataError, match=message):
+        open_data(name, root, [tmp_path])

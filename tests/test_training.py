@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from ovenet_core.benchmarks import benchmark
+from ovenet_core.evaluation import evaluate
 from ovenet_core.experiments import preset
-from ovenet_core.inference import evaluate
+from ovenet_core.inference import predict_classes
+from ovenet_core.loading import Batches, TrainingPictures
+from ovenet_core.models import load_trained
 from ovenet_core.runs import write_atomically
 from ovenet_core.scenes import write_scenes
-from ovenet_core.training import Batches, DivergedError, SnapshotError, Trainer, TrainingPictures, load_checkpoint, poly
+from ovenet_core.training import DivergedError, SnapshotError, Trainer, poly
 
 TINY = preset(
     "scenes/ovenet", crop=[64, 128], epochs=2, batch_size=2, validate_every=2, ohem_min_kept=2048, learning_rate=0.01
@@ -161,9 +164,15 @@ def test_the_result_scores_all_three_predictions_and_names_its_origin(finished):
 def test_the_checkpoint_gives_the_scores_of_the_result(scenes, finished):
     folder, result = finished
     data = benchmark("cityscapes")
-    network = load_checkpoint(folder, TINY, data.num_classes)
-    scores = evaluate(network, data, data.samples(scenes, "val"), channels_last=True, progress=False)
-    assert {name: s.miou for name, s in scores.items()} == pytest.approx(
+    experiment, network = load_trained(folder)
+    assert experiment == TINY
+    samples = data.samples(scenes, "val")
+
+    def read(sample):
+        return predict_classes(network, data.read_image(sample), channels_last=True)
+
+    scores = evaluate(data, samples, read, workers=1, progress=False)
+    assert {name: s.scores.miou for name, s in scores.items()} == pytest.approx(
         {name: s["miou"] for name, s in result["metrics"].items()}
     )
 
@@ -217,6 +226,11 @@ def test_pictures_are_resized_on_reading(scenes):
     full = data.read(samples[1])[1]
     corners = np.stack([full[i::2, j::2] for i in (0, 1) for j in (0, 1)])
     assert (corners == label.numpy()).any(0).all()
+
+
+def test_a_run_from_the_decoded_cache_is_the_same_run(scenes, finished, tmp_path):
+    trainer(scenes, tmp_path / "run", cache=tmp_path / "cache").run()
+    assert_same_weights(weights_of(tmp_path / "run"), weights_of(finished[0]))
 
 
 def test_only_the_offset_head_is_trained_when_frozen(scenes, tmp_path):

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ovenet_core.benchmarks import CITYSCAPES_LABELS
+from ovenet_core.generated.shapes import circle
+from ovenet_core.label_tables import CITYSCAPES_LABELS
 
 LABEL_ID = {label.name: label.id for label in CITYSCAPES_LABELS}
 EYE, FAR = 1.5, 150.0  # height of the camera and length of the street, metres
@@ -20,6 +21,10 @@ Number = float | int
 Colour = np.ndarray | tuple[Number, Number, Number]
 Part = tuple[np.ndarray, Colour]
 Line = Sequence[Number] | np.ndarray  # x0, y0, x1, y1
+
+
+class Light(tuple):
+    """A colour (RGB) of what shines at night."""
 
 
 class Face(NamedTuple):
@@ -43,16 +48,10 @@ _CLOTHES = np.array(((52, 58, 84), (168, 52, 56), (60, 92, 138), (214, 190, 96),
 _SKINS = np.array(((232, 190, 160), (198, 148, 112), (120, 82, 60)))
 _GLASS, _TYRE, _STEEL, _SILVER = np.array(((62, 78, 94), (26, 26, 28), (112, 116, 120), (152, 154, 158)))
 _WHITE, _RED, _BLUE, _YELLOW = np.array(((232, 232, 226), (200, 34, 38), (36, 84, 170), (240, 200, 50)))
+_LAMP = Light((232, 232, 226))
 
 
 # -- Shapes
-
-
-@cache
-def circle(corners: int) -> np.ndarray:
-    """A regular polygon of radius 1."""
-    angle = (np.arange(corners) + 0.5) * (2 * np.pi / corners)
-    return np.stack((np.cos(angle), np.sin(angle)), axis=1)
 
 
 def _disc(x: Number, y: Number, rx: Number, ry: Number | None = None) -> np.ndarray:
@@ -121,7 +120,7 @@ def _panels(kind: str) -> list[tuple[np.ndarray, np.ndarray, list[Part]]]:
             details = [(_patch(face, 0.1, 0.9, 0.07, 0.93), _GLASS)]
         elif edge in (0, len(profile) - 2):  # the rear and the front, with number plate and lamps
             low, high = np.array((0.2, 0.38)) / (y1 - y0) + (edge > 0)
-            lamp = (246, 240, 214) if edge else (214, 30, 30)
+            lamp = Light((246, 240, 214) if edge else (214, 30, 30))
             details = [(_patch(face, low, high, v0, v1), colour)
                        for v0, v1, colour in ((0.04, 0.2, lamp), (0.37, 0.63, _WHITE), (0.8, 0.96, lamp))]
         panels.append((np.array(face), np.array((y0 - y1, x1 - x0, 0)) / np.hypot(x1 - x0, y1 - y0), details))
@@ -248,7 +247,7 @@ class Street:
             _facade(x, [(z0, 0, z1, eaves)], colour * lit, ident, True),
             _facade(x, trim, self.colour(_TRIMS) * lit),
             _facade(x, panes + shop, _GLASS * lit),
-            _facade(x, bright, self.pick(((214, 204, 176), (150, 178, 204)))),
+            _facade(x, bright, self.pick((Light((214, 204, 176)), Light((150, 178, 204))))),
         ]
 
     def bush(self, x: Number, z: Number, low: Number, high: Number, radius: Number, blobs: int) -> list[Face]:
@@ -312,7 +311,7 @@ class Street:
 
     def lamp(self, x: Number, z: Number) -> list[Face]:
         top, reach = self.rng.uniform(6, 8), -1.3 * np.sign(x)
-        arm = _bars(_STEEL, 0.12, (0, top, reach, top)) + _bars(_WHITE, 0.22, (reach, top, 1.5 * reach, top))
+        arm = _bars(_STEEL, 0.12, (0, top, reach, top)) + _bars(_LAMP, 0.22, (reach, top, 1.5 * reach, top))
         return self.post(x, z, top, arm, "pole")
 
     def sign(self, x: Number, z: Number) -> list[Face]:
@@ -320,7 +319,7 @@ class Street:
         return self.post(x, z, 2.5, plate, "traffic sign")
 
     def signal(self, x: Number, z: Number) -> list[Face]:
-        stop, go = self.pick((((250, 60, 50), (28, 62, 44)), ((70, 30, 30), (60, 240, 140))))
+        stop, go = self.pick(((Light((250, 60, 50)), (28, 62, 44)), ((70, 30, 30), Light((60, 240, 140)))))
         lights = [(_disc(0, y, 0.17), colour) for y, colour in ((3.36, stop), (2.95, (80, 66, 30)), (2.54, go))]
         return self.post(x, z, 2.6, _bars((30, 34, 34), 0.52, (0, 2.3, 0, 3.6)) + lights, "traffic light")
 

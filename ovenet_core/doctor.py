@@ -1,0 +1,346 @@
+"""The doctor: looks at every file of a data set before anything is trained on it, and says what is wrong.
+
+`examine` never stops at the first fault. It lists each with the file, what was expected and the remedy:
+
+    error    training or a score would be wrong
+    warning  may be meant, such as a part of the pictures only
+    note     good to know
+
+Some mistakes leave files that can be read, and are told by what the values look like; each such rule says so.
+"""
+
+import os
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from types import MappingProxyType
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from jaxtyping import Int64
+from matplotlib.figure import Figure
+from tqdm.auto import tqdm
+
+from ovenet_core import files
+from ovenet_core.benchmarks import Benchmark, DataError, Sample
+from ovenet_core.inspection import (
+    CAMERA_SIZES,
+    SEVERITIES,
+    Finding,
+    Picture,
+    Severity,
+    by,
+    check_labels,
+    ignored_share,
+    inspect,
+    lookup,
+    of_error,
+    sum_counts,
+)
+
+# What the names of pictures begin with in each split, where this tells the split: the cities, and ADE20K's own word.
+NAMES = MappingProxyType({
+    "cityscapes": {
+        "train": ("aachen", "bochum", "bremen", "cologne", "darmstadt", "dusseldorf", "erfurt", "hamburg", "hanover",
+                  "jena", "krefeld", "monchengladbach", "strasbourg", "stuttgart", "tubingen", "ulm", "weimar",
+                  "zurich"),
+        "val": ("frankfurt", "lindau", "munster"),
+        "test": ("berlin", "bielefeld", "bonn", "leverkusen", "mainz", "munich"),
+    },
+    "ade20k": {"train": ("ADE_train",), "val": ("ADE_val",), "test": ("ADE_test",)},
+})
+_REQUIRED = ("train", "val")  # the splits that have to be there, unless others are asked for
+_MAX_SHARE = 0.01  # of pictures in two splits that an official data set may have by oversight
+
+@dataclass(frozen=True)
+class Examination:
+    """The findings about a data set, and its statistics.
+
+    Attributes:
+        splits: folder of pictures by split, or by the folder's own name where no split is it alone.
+        table: one row for each split and condition: pictures, official (how many there should be), size, and share of
+            ignored pixels.
+        histogram: pixels of each label value (0 to 255) by split.
+        frequencies: share of each class in the labelled pixels, one column for each split.
+        seconds: that it took, on the clock.
+    """
+
+    data: Benchmark
+    root: Path
+    splits: Mapping[str, str]
+    findings: Sequence[Finding]
+    table: pd.DataFrame
+    histogram: Mapping[str, Int64[np.ndarray, "256"]]
+    frequencies: pd.DataFrame
+    seconds: float
+
+    def of(self, severity: Severity) -> list[Finding]:
+        """The findings of a severity."""
+        return [finding for finding in self.findings if finding.severity == severity]
+
+    def __str__(self) -> str:
+        counts = ", ".join(f"{len(self.of(s))} {s}{'s' * (len(self.of(s)) != 1)}" for s in SEVERITIES)
+        head = f"{self.data.name}, {self.table['pictures'].sum()} pictures in {', '.join(self.splits)}: {counts}"
+        return "\n".join([head, *_grouped(self.findings, self.root)])
+
+    def raise_if_wrong(self) -> None:
+        """Raises `DataError` with all errors if there are any: training or a score would be wrong."""
+        if errors := self.of("error"):
+            lines = "\n".join(_grouped(errors, self.root))
+            raise DataError(f"{self.root}: {len(errors)} errors, expected none; mend them, then examine again\n{lines}")
+
+
+def _grouped(findings: Iterable[Finding], root: Path, shown: int = 3) -> list[str]:
+    """One entry for all findings of a kind: how many, the first of them in full, and the next few."""
+    groups: dict[tuple, list[Finding]] = defaultdict(list)
+    for finding in findings:
+        groups[SEVERITIES.index(finding.severity), finding.kind].append(finding)
+    lines = []
+    for (severity, kind), group in sorted(groups.items()):
+        first, times = group[0], f", {len(group)} times" if len(group) > 1 else ""
+        lines.append(f"{SEVERITIES[severity]:8s}{kind}{times}")
+        place = "the data set" if first.file == root else _below(first.file, root)
+        lines.append(f"        {place}: {first.what}, expected {first.expected}; {first.remedy}")
+        if more := [f.what if f.file == root else str(_below(f.file, root)) for f in group[1:shown]]:
+            rest = f", and {len(group) - shown} more" if len(group) > shown else ""
+            lines.append(f"        also {', '.join(more)}{rest}")
+    return lines
+
+
+def _below(file: Path, root: Path) -> Path:
+    return file.relative_to(root) if file.is_relative_to(root) else file
+
+
+def examine(
+    data: Benchmark,
+    root: str | Path,
+    splits: Sequence[str] | None = None,
+    *,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Examination:
+    """Reads every file of the splits, and compares them with each other and with what the benchmark should be.
+
+    Args:
+        splits: those that have to be there; by default train and val, and any others that are there are examined too.
+        workers: threads, by default one for each core; OpenCV decodes without Python's lock.
+
+    Raises:
+        DataError: an unknown split. Nothing else stops it.
+    """
+    start, root, findings = time.monotonic(), Path(root), []
+    if unknown := sorted(set(splits or ()) - set(data.splits)):
+        raise DataError(f"{data.name}: no split {unknown[0]!r}, expected {', '.join(data.splits)}; choose some")
+    alone = {folders[0]: split for split, folders in data.splits.items() if len(folders) == 1}
+    wanted = {alone.get(folder, folder): folder for split in splits or data.splits for folder in data.splits[split]}
+    listed, samples = {}, []
+    for split, folder in wanted.items():
+        required = splits is not None or split in _REQUIRED
+        if found := _list(data, root, split, folder, required, findings):
+            listed[split] = folder
+            samples += [(split, sample) for sample in found]
+    if not listed and not findings:
+        findings.append(Finding("error", "empty split", root, "no pictures of any split",
+                                " or ".join(pattern for pattern in data.images), "check the folder"))
+    _check_links(root, {path for _, s in samples for path in (s.image, s.label, s.instances)}, findings)
+    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+        inspected = pool.map(lambda pair: inspect(data, *pair), samples)
+        pictures = list(tqdm(inspected, "examined", len(samples), disable=not progress, unit="picture"))
+    findings += [finding for picture in pictures for finding in picture.findings]
+    by_split = {split: [picture for picture in pictures if picture.split == split] for split in listed}
+    encodings = {}
+    for split, mine in by_split.items():
+        encodings[split] = check_labels(data, root / listed[split], mine, findings)
+    _check_sizes(data, pictures, findings)
+    _check_names(data, pictures, findings)
+    _check_duplicates(by_split, findings)
+    table = _table(data, by_split, encodings)
+    _check_counts(data, root, table, findings)
+    histogram = {split: sum_counts(mine) for split, mine in by_split.items()}
+    frequencies = _frequencies(data, histogram, encodings)
+    _check_classes(data, root, frequencies, findings)
+    _check_reading(data, root, listed, findings)
+    return Examination(data, root, listed, findings, table, histogram, frequencies, time.monotonic() - start)
+
+
+# -- Files
+
+
+def _list(data, root: Path, split: str, folder: str, required: bool, findings: list[Finding]) -> list[Sample]:
+    """The pictures of a folder with what belongs to them, as far as it is there."""
+    patterns = {kind: [pattern.format(split=folder) for pattern in
+                       data.exceptions.get(folder, {}).get(kind, getattr(data, kind))]
+                for kind in ("images", "labels", "instances")}
+    stars = min(pattern.count("*") for several in patterns.values() for pattern in several)
+    found = {}
+    for kind in patterns:
+        try:
+            found[kind] = files.find_files(root, patterns[kind], stars, alternatives=kind == "labels")
+        except DataError as error:
+            findings.append(of_error("files of the same name", error))
+            try:
+                found[kind] = files.find_files(root, patterns[kind], stars, alternatives=True)
+            except DataError:
+                found[kind] = {}
+    images, labels, instances = found.values()
+    if not images and (required or labels):
+        findings.append(Finding("error", "empty split", root, f"no pictures of {split}",
+                                " or ".join(patterns["images"]), "check the folder, or unpack the data set into it"))
+    if folder in data.unlabelled:
+        if labels and images:
+            findings.append(Finding("note", "labels of the test split", next(iter(labels.values())),
+                                    f"{len(labels)} labels of {split}", "none that count",
+                                    "they are dummies or withheld, and never read"))
+        labels, instances = {}, {}
+    else:
+        for alone, ours, theirs in (("image without label", images, labels), ("label without image", labels, images),
+                                    *([("image without instances", images, instances)] if instances else [])):
+            kind = {"image without label": "labels", "label without image": "images"}.get(alone, "instances")
+            findings += [Finding("error", alone, ours[key], f"nothing belongs to it in {split}",
+                                 " or ".join(patterns[kind]), "restore or rename that file, or remove this one")
+                         for key in sorted(ours.keys() - theirs.keys())]
+    _check_strays({path.parent for path in images.values()}, {*images.values(), *labels.values()}, findings)
+    return [Sample(image.stem, image, labels.get(key), instances.get(key),
+                   data.condition_of(image) if data.condition_of else None)
+            for key, image in sorted(images.items(), key=lambda item: item[1])]
+
+
+def _check_strays(folders: Iterable[Path], known: set[Path], findings: list[Finding]) -> None:
+    for folder in sorted(folders):
+        for path in sorted(folder.iterdir()):
+            if path not in known and path.suffix.lower() in (".png", ".jpg", ".jpeg") and path.name[0] != ".":
+                findings.append(Finding("warning", "picture of an unknown name", path, "is not read",
+                                        "a name as its neighbours have", "rename it, or remove it"))
+
+
+def _check_links(root: Path, known: set[Path | None], findings: list[Finding]) -> None:
+    for folder, subfolders, names in os.walk(root):
+        for path in (Path(folder, name) for name in sorted(subfolders + names)):
+            if path.is_symlink() and not path.exists() and path not in known:
+                findings.append(Finding("error", "dangling link", path, f"points to {os.readlink(path)}",
+                                        "something there", "mend or remove the link"))
+
+
+# -- Pictures compared with each other, and with the official data set
+
+
+def _check_sizes(data: Benchmark, pictures: Sequence[Picture], findings: list[Finding]) -> None:
+    if data.name not in CAMERA_SIZES or not (sizes := Counter(p.size for p in pictures if p.size)):
+        return
+    usual, official = sizes.most_common(1)[0][0], CAMERA_SIZES[data.name]
+    for picture in pictures:
+        if picture.size and picture.size != usual:
+            rotated = picture.size == usual[::-1]
+            findings.append(Finding("error", "picture rotated" if rotated else "picture of another size",
+                                    picture.sample.image, f"{by(picture.size)} pixels",
+                                    f"{by(usual)} as the others", "restore it, with its label"))
+    if usual != official:
+        findings.append(Finding("note", "size", pictures[0].sample.image, f"{by(usual)} pixels, as most pictures",
+                                f"{by(official)}", "scores are not comparable with published ones"))
+
+
+def _check_names(data: Benchmark, pictures: Sequence[Picture], findings: list[Finding]) -> None:
+    prefixes = {prefix: split for split, names in NAMES.get(data.name, {}).items() for prefix in names}
+    for picture in pictures:
+        name = picture.sample.image.name
+        belongs = next((split for prefix, split in prefixes.items() if name.startswith(f"{prefix}_")), None)
+        if belongs and picture.split in NAMES[data.name] and belongs != picture.split:
+            findings.append(Finding("error", "picture of another split", picture.sample.image,
+                                    f"a picture of {belongs} in {picture.split}", f"pictures of {picture.split}",
+                                    "put it back, with its label"))
+
+
+def _check_duplicates(by_split: Mapping[str, Sequence[Picture]], findings: list[Finding]) -> None:
+    digests = {split: {p.digest: p for p in mine if p.digest} for split, mine in by_split.items()}
+    for split, mine in by_split.items():
+        for picture in mine:
+            if picture.digest and (first := digests[split][picture.digest]) is not picture:
+                findings.append(Finding("warning", "duplicate within a split", picture.sample.image,
+                                        f"the same as {first.sample.image.name}", "different pictures", "remove one"))
+    for one, other in combinations(digests, 2):
+        if same := digests[one].keys() & digests[other].keys():
+            many = len(same) > _MAX_SHARE * min(len(digests[one]), len(digests[other]))
+            findings += [Finding("error" if many else "warning", "the same picture in two splits",
+                                 digests[other][digest].sample.image, f"in {other}, and as "
+                                 f"{digests[one][digest].sample.image.name} in {one}", "different pictures",
+                                 "remove it, with its label, from the split that it does not belong to")
+                         for digest in same]
+
+
+def _table(
+    data: Benchmark, by_split: Mapping[str, Sequence[Picture]], encodings: Mapping[str, int]
+) -> pd.DataFrame:
+    rows = []
+    for split, pictures in by_split.items():
+        official = data.official_counts.get(split, {})
+        for condition in data.conditions or ("",):
+            mine = [p for p in pictures if (p.sample.condition or "") == condition]
+            sizes, counts = sorted({p.size for p in mine if p.size}), sum_counts(mine)
+            rows.append({
+                "split": split,
+                "condition": condition,
+                "pictures": len(mine),
+                "official": official.get(condition, pd.NA),
+                "size": " to ".join(dict.fromkeys(by(size) for size in (*sizes[:1], *sizes[-1:]))),
+                "ignored, %": 100 * ignored_share(data, counts, encodings[split]) if counts.any() else np.nan,
+            })
+    columns = ("split", "condition", "pictures", "official", "size", "ignored, %")
+    return pd.DataFrame(rows, columns=columns).astype({"pictures": int, "official": "Int64"})
+
+
+def _check_counts(data: Benchmark, root: Path, table: pd.DataFrame, findings: list[Finding]) -> None:
+    for row in table.dropna(subset="official").itertuples():
+        where = f"{row.split}{f', {row.condition}' if row.condition else ''}"
+        if row.pictures == 0:
+            findings.append(Finding("error", "empty condition", root, f"no pictures in {where}",
+                                    f"{row.official}", "unpack the whole data set"))
+        elif row.pictures != row.official:
+            findings.append(Finding("warning", "number of pictures", root, f"{row.pictures} in {where}",
+                                    f"{row.official} as in the official data set",
+                                    "unpack it whole, unless a part or generated scenes are meant"))
+
+
+def _frequencies(data: Benchmark, histogram: Mapping, encodings: Mapping[str, int]) -> pd.DataFrame:
+    shares = {}
+    for split, counts in histogram.items():
+        if counts.any():
+            classes = np.bincount(lookup(data, encodings[split]), counts, minlength=256)[: data.num_classes]
+            shares[split] = classes / max(classes.sum(), 1)
+    return pd.DataFrame(shares, index=pd.Index(data.class_names, name="class"))
+
+
+def _check_classes(data: Benchmark, root: Path, frequencies: pd.DataFrame, findings: list[Finding]) -> None:
+    for split, shares in frequencies.items():
+        if absent := list(shares.index[shares == 0]):
+            names = ", ".join(absent[:10]) + (f" and {len(absent) - 10} others" if len(absent) > 10 else "")
+            findings.append(Finding("note", "absent classes", root, f"no pixel of {names} in {split}",
+                                    f"each of {data.num_classes} classes", "they get no score"))
+
+
+def _check_reading(data: Benchmark, root: Path, splits: Iterable[str], findings: list[Finding]) -> None:
+    """Training lists the pictures by `Benchmark.samples`; what that refuses is an error here, whatever the reason."""
+    for split in splits:
+        try:
+            data.samples(root, split)
+        except DataError as error:
+            if not any(finding.severity == "error" for finding in findings):
+                findings.append(of_error("cannot be listed", error))
+
+
+def frequency_plot(examination: Examination, per_row: int = 50) -> Figure:
+    """Share of each class in the labelled pixels, in percent on a logarithmic scale, `per_row` classes to a row."""
+    table = 100 * examination.frequencies
+    rows = [table.iloc[start : start + per_row] for start in range(0, len(table), per_row)]
+    figure, axes = plt.subplots(len(rows), figsize=(15, 5 * len(rows)), layout="constrained", squeeze=False)
+    for ax, row in zip(axes[:, 0], rows, strict=True):
+        bars = row.reset_index().melt("class", var_name="split", value_name="pixels, %")
+        sns.barplot(bars, x="class", y="pixels, %", hue="split", ax=ax, legend=ax is axes[0, 0])
+        ax.set(yscale="log", xlabel="")
+        ax.tick_params("x", rotation=60 if len(table) < per_row else 90)
+    return figure

@@ -1,0 +1,125 @@
+"""From an experiment to what it names: its network, its loss, its precision, and the trained network of a run."""
+
+import hashlib
+import json
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ovenet_core.benchmarks import benchmark
+from ovenet_core.experiments import Experiment
+from ovenet_core.losses import OVeNetLoss
+from ovenet_core.ovenet import OVeNet, build
+from ovenet_core.weights import load_official, read_state
+
+
+def build_network(experiment: Experiment, num_classes: int) -> OVeNet:
+    """The experiment's network, with initial values from torch's random state."""
+    return build(
+        experiment.body,
+        experiment.width,
+        num_classes,
+        experiment.offset_branch,
+        experiment.tau,
+        blocks=experiment.blocks,
+        align_corners=experiment.align_corners,
+        fuse_probabilities=experiment.fuse_probabilities,
+        refinement_steps=experiment.refinement_steps,
+        frozen=experiment.frozen,
+        checkpointing=experiment.checkpointing,
+    )
+
+
+def build_loss(experiment: Experiment) -> OVeNetLoss:
+    """The experiment's loss."""
+    return OVeNetLoss(
+        ohem=experiment.ohem,
+        threshold=experiment.ohem_threshold,
+        min_kept=experiment.ohem_min_kept,
+        kappa=experiment.kappa,
+        lambda_=experiment.lambda_,
+        auxiliary_weight=experiment.auxiliary_weight,
+        class_weights=experiment.class_weights,
+        with_confidence=experiment.confidence_loss,
+    )
+
+
+def autocast(experiment: Experiment, device: torch.device) -> AbstractContextManager:
+    """bfloat16 autocast where the experiment asks for it."""
+    if experiment.precision == "float32":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=getattr(torch, experiment.precision))
+
+
+def warn_if_slow(experiment: Experiment, device: torch.device) -> None:
+    """Warn where bfloat16 is asked of a processor that can only imitate it."""
+    if experiment.precision == "bfloat16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        warnings.warn(
+            "this processor has no bfloat16 arithmetic and takes about twenty times as long to imitate it: "
+            "set precision to float32, or use a GPU",
+            stacklevel=3,
+        )
+
+
+def load_trained(
+    source: str | Path, experiment: Experiment | None = None, device: str | torch.device = "cpu"
+) -> tuple[Experiment, OVeNet]:
+    """A trained network in evaluation mode, and its experiment.
+
+    Args:
+        source: the folder of a finished run, or a file of weights, under our names or the official ones.
+        experiment: what the weights in a file are of; a run folder has its own.
+
+    Raises:
+        FileNotFoundError: no such file, or the folder has no checkpoint.
+        ValueError: a file without an experiment, or one whose weights do not make up its network.
+    """
+    source = Path(source)
+    if source.is_dir():
+        source, experiment = source / "checkpoint.safetensors", run_experiment(source)
+        if not source.exists():
+            raise FileNotFoundError(f"no checkpoint at {source}: the run is not finished, or its weights were not "
+                                    "kept; run it (again), or give another folder")
+    elif experiment is None:
+        raise ValueError(f"{source} is no run folder: give the experiment that the weights are of as well")
+    network = build_network(experiment, benchmark(experiment.benchmark).num_classes)
+    load_weights(network, read_state(source), source.name)
+    layout = torch.channels_last if experiment.channels_last else torch.contiguous_format
+    return experiment, network.to(device, memory_format=layout).eval()
+
+
+def identity(source: str | Path, experiment: Experiment) -> dict[str, str]:
+    """What predictions of a trained network depend on: hashes of its configuration and of its weights' file."""
+    file = Path(source) / "checkpoint.safetensors" if Path(source).is_dir() else Path(source)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return {"config_hash": experiment.config_hash, "weights": digest}
+
+
+def processor(device: str = "") -> torch.device:
+    """The device of that name; without one a GPU if there is one."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def load_weights(network: OVeNet, state: dict[str, Tensor], source: str) -> None:
+    """The weights of a whole network, under our names or the official ones; ValueError if a part is missing."""
+    if state.keys() == network.state_dict().keys():
+        network.load_state_dict(state)
+        return
+    try:
+        report = load_official(network, state, source)
+    except KeyError as error:
+        raise ValueError(f"{error.args[0]}; give a file of this network, or its experiment") from error
+    if report.initial:
+        raise ValueError(f"{source} has no weights for {', '.join(report.initial)}: it is not a trained network of "
+                         "this experiment; give another file, or its experiment")
+
+
+def run_experiment(run_folder: str | Path) -> Experiment:
+    """The experiment of a run, from the configuration in its folder."""
+    for name in ("result.json", "config.json"):
+        if (file := Path(run_folder) / name).exists():
+            return Experiment().override(**json.loads(file.read_text())["experiment"])
+    raise FileNotFoundError(f"{run_folder} has no result.json or config.json: it is no run folder; give one")

@@ -1,0 +1,74 @@
+"""From an experiment to its network; trained networks from run folders and files of weights."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ovenet_core.experiments import preset
+from ovenet_core.models import build_network, load_trained, warn_if_slow
+
+NARROW = preset("scenes/ovenet", tau=0.25, refinement_steps=1)
+BASELINE = preset("scenes/hrnet")
+
+
+def saved(experiment, folder):
+    """A run folder with random weights, and these."""
+    torch.manual_seed(1)
+    weights = build_network(experiment, 19).state_dict()
+    save_file({name: value.contiguous() for name, value in weights.items()}, folder / "checkpoint.safetensors")
+    (folder / "config.json").write_text(json.dumps({"experiment": asdict(experiment)}))
+    return weights
+
+
+def test_the_experiment_reaches_the_network():
+    network = build_network(NARROW, 19)
+    assert network.offset_head.tau == 0.25 and network.refinement_steps == 1
+    assert build_network(BASELINE, 19).offset_head is None
+
+
+def test_a_run_folder_gives_its_experiment_and_its_weights(tmp_path):
+    weights = saved(NARROW, tmp_path)
+    experiment, network = load_trained(tmp_path)
+    assert experiment == NARROW and not network.training
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+
+
+def test_a_file_of_our_weights_needs_its_experiment(tmp_path):
+    weights = saved(NARROW, tmp_path)
+    with pytest.raises(ValueError, match="give the experiment"):
+        load_trained(tmp_path / "checkpoint.safetensors")
+    _, network = load_trained(tmp_path / "checkpoint.safetensors", NARROW)
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+
+
+def test_official_weights_of_a_trunk_alone_are_no_trained_network(shared):
+    experiment = preset("camvid/ovenet")
+    with pytest.raises(ValueError, match="no weights for semantic_head"):
+        load_trained(shared / "weights" / experiment.initial_weights, experiment)
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    saved(BASELINE, tmp_path)
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors|not a parameter"):
+        load_trained(tmp_path / "checkpoint.safetensors", NARROW)
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path.name} has no result.json"):
+        load_trained(tmp_path)
+
+
+def test_a_run_without_its_checkpoint_is_named(tmp_path):
+    saved(NARROW, tmp_path)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*run it"):
+        load_trained(tmp_path)
+
+
+def test_bfloat16_on_a_processor_without_it_warns(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.warns(UserWarning, match="set precision to float32"):
+        warn_if_slow(NARROW.override(precision="bfloat16"), torch.device("cpu"))

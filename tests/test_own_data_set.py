@@ -1,0 +1,70 @@
+"""A data set of one's own: the code of the page in the documentation, executed as it stands."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_sets import write
+
+from ovenet_core import benchmarks
+from ovenet_core.benchmarks import CAMVID, IGNORE, Benchmark, DataError
+
+PAGE = (Path(__file__).parents[1] / "docs" / "own_data_set.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+
+
+@pytest.fixture
+def own(monkeypatch) -> dict:
+    """The names that the code of the page defines."""
+    monkeypatch.setattr(benchmarks, "BENCHMARKS", dict(benchmarks.BENCHMARKS))
+    names = {}
+    for block in BLOCKS:
+        exec(block, names)
+    return names
+
+
+def test_a_data_set_of_ones_own_takes_under_forty_lines():
+    assert len(BLOCKS) == 2
+    assert all(len(block.splitlines()) < 40 for block in BLOCKS)
+
+
+def test_the_table_in_the_documentation_reads_such_a_data_set(own, tmp_path):
+    values = np.array([[0, 1, 2, 3, 7]], np.uint8)
+    for folder, name in (("training", "day_1"), ("training", "night_1"), ("validation", "day_2")):
+        write(tmp_path / "images" / folder / f"{name}.jpg", np.zeros((1, 5, 3), np.uint8))
+        write(tmp_path / "annotations" / folder / f"{name}_label.png", values)
+    data = benchmarks.benchmark("alleys")
+    samples = data.samples(tmp_path, "trainval")
+    assert [(s.name, s.condition) for s in samples] == [("day_1", "day"), ("day_2", "day"), ("night_1", "night")]
+    label = data.read(samples[0])[1]
+    assert label.tolist() == [[IGNORE, 0, 1, 1, 2]]
+    assert data.encode(label).tolist() == [[0, 1, 2, 2, 7]]
+
+
+def test_splits_by_lists_as_in_the_documentation(own, tmp_path):
+    for name in ("a", "b", "c"):
+        write(tmp_path / "photos" / f"{name}.jpg", np.zeros((1, 2, 3), np.uint8))
+        write(tmp_path / "masks" / f"{name}.png", np.array([[0, 255]], np.uint8))
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "train.txt").write_text("a\nc\n")
+    data = benchmarks.benchmark("courtyards")
+    samples = data.samples(tmp_path, "train")
+    assert [sample.name for sample in samples] == ["a", "c"]
+    assert data.read(samples[0])[1].tolist() == [[0, 1]]
+
+
+def test_splits_may_be_the_beginning_of_names(own, tmp_path):
+    for name in ("seq01_1", "seq02_1", "seq03_1"):
+        write(tmp_path / "images" / f"{name}.png", np.zeros((1, 2, 3), np.uint8))
+        write(tmp_path / "masks" / f"{name}.png", np.array([[0, 255]], np.uint8))
+    data = replace(own["COURTYARDS"], images=("images/{split}_*.png",), labels=("masks/{split}_*.png",),
+                   splits={"train": ("seq01", "seq02"), "val": ("seq03",)})
+    assert [sample.name for sample in Benchmark.samples(data, tmp_path, "train")] == ["seq01_1", "seq02_1"]
+
+
+@pytest.mark.parametrize("pattern", ["images/{split}/a.png", "images/**/*.png", "images/?/*.png"])
+def test_patterns_that_cannot_pair_are_refused(pattern):
+    with pytest.raises(DataError, match="expected a \\* in the file name"):
+        replace(CAMVID, images=(pattern,))
