@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 QUICKSTART := runs/quickstart/00_quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lab bench lint lock clean
+.PHONY: help quickstart test notebooks lab bench lint lock clean
 .DELETE_ON_ERROR:
 
 help:  ## Explain every target.
@@ -29,7 +29,14 @@ quickstart: $(READY)  ## Train a small OVeNet on generated street scenes and sho
 	@echo "or in JupyterLab, to go on from there:  make lab, then $(QUICKSTART).ipynb"
 
 test: $(READY) lint  ## Check style, run the unit tests, run every notebook against its stored output (under 10 minutes).
-	$(BIN)/python -m pytest
+	@# A process for each core, up to four, with one thread each; the cells of a notebook stay together, in order.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
+notebooks: $(READY)  ## Run every notebook anew and store it with what it shows (N=04 for that one alone).
+	@for notebook in notebooks/$(N)*.ipynb; do \
+	  SPYDER_TEXT_BAR=1 $(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --inplace $$notebook && \
+	  $(BIN)/jupyter nbconvert --log-level ERROR --CoalesceStreamsPreprocessor.enabled=True --to notebook --inplace \
+	    $$notebook || exit 1; done
 
 lab: $(READY)  ## Open JupyterLab in the browser.
 	$(BIN)/jupyter lab

@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 import cv2
 import numpy as np
+from filelock import FileLock
 from tqdm.auto import tqdm
 
 from ovenet_core import benchmarks
@@ -55,6 +56,9 @@ def draw_scene(seed: int, height: int, width: int, condition: str = "") -> Scene
     if street.bonnet is not None:
         camera.paint_bonnet(street.bonnet, LABEL_ID["ego vehicle"])
     return camera.develop()
+
+
+Plan = Mapping[tuple[str, str, int], tuple[str, ...]]  # (split, condition, index) to the files of that picture
 
 
 @dataclass(frozen=True)
@@ -159,13 +163,26 @@ def write_scenes(
     plan = {(split, condition, index): layout.files(split, condition, index) for split, count in split_sizes.items()
             for condition in layout.conditions for index in range(count)}
     marker = root / layout.marker
-    if marker.is_file():
-        if marker.read_text() == settings and all((root / file).is_file() for files in plan.values() for file in files):
-            return root
-    elif any((root / folder).exists() for folder in layout.folders):
+
+    def is_whole() -> bool:
+        return (marker.is_file() and marker.read_text() == settings
+                and all((root / file).is_file() for files in plan.values() for file in files))
+
+    if is_whole():
+        return root
+    if not marker.is_file() and any((root / folder).exists() for folder in layout.folders):
         raise DataError(f"{root}: expected an empty folder or scenes, found other data; give another folder")
     root.mkdir(parents=True, exist_ok=True)
-    marker.write_text("unfinished")  # what is there from now on is ours, and not whole
+    with FileLock(root / f".{layout.marker}.lock"):  # several runs may want the same set at the same time
+        if not is_whole():
+            _draw(root, layout, plan, size, seed, progress)
+            write_atomically(marker, lambda file: file.write(settings))  # last: where it stands, the set is whole
+    return root
+
+
+def _draw(root: Path, layout: _Layout, plan: Plan, size: tuple[int, int], seed: int, progress: bool) -> None:
+    """Draws the planned files in place of what is there."""
+    (root / layout.marker).write_text("unfinished")  # what is there from now on is ours, and not whole
     for folder in layout.folders:
         shutil.rmtree(root / folder, ignore_errors=True)
     for (split, condition, index), files in tqdm(plan.items(), desc="scenes", disable=not progress):
@@ -173,8 +190,6 @@ def write_scenes(
         code = (seed * len(_SPLITS) + _SPLITS.index(split)) * 1_000_000 + layout.conditions.index(condition) * 200_000
         for file, array in zip(files, layout.draw(code + index, size, condition), strict=False):
             _write_picture(root / file, array)
-    write_atomically(marker, lambda file: file.write(settings))  # last: where it stands, the set is whole
-    return root
 
 
 def _write_picture(path: Path, array: np.ndarray):

@@ -299,3 +299,15 @@ def test_a_given_folder_goes_before_the_places(tmp_path):
 def test_data_that_are_not_there_are_an_error(name, root, message, tmp_path):
     with pytest.raises(DataError, match=message):
         open_data(name, root, [tmp_path])
+
+
+def test_two_processes_that_want_the_same_set_do_not_disturb_each_other(tmp_path):
+    code = (
+        "import sys; from ovenet_core.scenes import write_scenes;"
+        "write_scenes(sys.argv[1], split_sizes={'train': 6}, size=(32, 64), progress=False)"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "both")]) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    alone = write_scenes(tmp_path / "alone", split_sizes={"train": 6}, size=(32, 64), progress=False)
+    files = sorted(path.relative_to(alone) for path in alone.rglob("*.png"))
+    assert len(files) == 18 and all((tmp_path / "both" / f).read_bytes() == (alone / f).read_bytes() for f in files)
