@@ -100,18 +100,20 @@ class _WeightedCrossEntropy(torch.autograd.Function):
 
 
 def confidence_loss(
-    confidence: Float[Tensor, "batch 1 height width"],
+    confidence_logits: Float[Tensor, "batch 1 height width"],
     offsets: Float[Tensor, "batch 2 height width"],
     labels: Labels,
 ) -> Float[Tensor, ""]:
     """Equation 6: binary cross-entropy between F(p) and [H(p) == H(p + o(p))], at the labels' resolution.
 
     The mean over the pixels whose own label and whose seed's label are valid; the comparison gives no gradient to o.
+    It is computed from the logits of F: where F rounds to 1, a loss of F itself has either no gradient or, after F was
+    enlarged, one that is thousands of times too large (docs/camvid.md).
     """
     seed_labels = labels_at_seeds(labels, offsets)
     valid = (labels != IGNORE) & (seed_labels != IGNORE)
-    match = (labels == seed_labels).to(confidence.dtype)
-    loss = nnf.binary_cross_entropy(confidence.squeeze(1), match, reduction="none")
+    match = (labels == seed_labels).to(confidence_logits.dtype)
+    loss = nnf.binary_cross_entropy_with_logits(confidence_logits.squeeze(1), match, reduction="none")
     return (loss * valid).sum() / valid.sum().clamp_min(1)
 
 
@@ -222,9 +224,14 @@ class OVeNetLoss(nn.Module):
 
     def confidence(self, prediction: Prediction, labels: Labels) -> Tensor:
         """L_F of the prediction's offsets and confidence, enlarged to the labels."""
-        align_corners = prediction.align_corners and not self.reference
-        enlarge = [resize(x, labels.shape[-2:], align_corners) for x in (prediction.confidence, prediction.offsets)]
-        return (reference_confidence_loss if self.reference else confidence_loss)(*enlarge, labels)
+        size = labels.shape[-2:]
+        if self.reference:
+            return reference_confidence_loss(
+                *(resize(x, size, align_corners=False) for x in (prediction.confidence, prediction.offsets)), labels
+            )
+        return confidence_loss(
+            *(prediction.enlarged(x, size) for x in (prediction.confidence_logits, prediction.offsets)), labels
+        )
 
 
 def at_once(loss: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:

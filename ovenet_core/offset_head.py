@@ -29,8 +29,8 @@ class OffsetHead(nn.Module):
     def forward(
         self, features: Sequence[Tensor]
     ) -> tuple[Float[Tensor, "batch 2 height width"], Float[Tensor, "batch 1 height width"]]:
-        """The trunk's branches after stage `branch - 1` to offsets in [-tau, tau] and confidence in [0, 1]."""
+        """The trunk's branches after stage `branch - 1` to offsets in [-tau, tau] and the logits of the confidence."""
         for stage in self.stages.values():
             features = stage(features)
         out = self.head(features)
-        return self.tau * torch.tanh(out[:, :2]), torch.sigmoid(out[:, 2:])
+        return self.tau * torch.tanh(out[:, :2]), out[:, 2:]

@@ -47,7 +47,7 @@ class Prediction:
     Attributes:
         initial, seed, fused: logits whose softmaxes are S_i, S_s and S_f; a baseline has `initial` alone.
         offsets: o, [batch, 2, height, width], channels (dx, dy) in normalised image coordinates (`resampling`).
-        confidence: F, [batch, 1, height, width], in [0, 1].
+        confidence_logits: [batch, 1, height, width]; their sigmoid is the confidence F.
         align_corners: the network's convention for bilinear resizing, to be used when enlarging the logits.
     """
 
@@ -55,8 +55,13 @@ class Prediction:
     seed: Logits | None = None
     fused: Logits | None = None
     offsets: Float[Tensor, "batch 2 height width"] | None = None
-    confidence: Float[Tensor, "batch 1 height width"] | None = None
+    confidence_logits: Float[Tensor, "batch 1 height width"] | None = None
     align_corners: bool = False
+
+    @property
+    def confidence(self) -> Float[Tensor, "batch 1 height width"] | None:
+        """F, in [0, 1]; None for a baseline."""
+        return None if self.confidence_logits is None else self.confidence_logits.sigmoid()
 
     @property
     def final(self) -> Logits:
@@ -137,11 +142,11 @@ class OVeNet(nn.Module):
         initial = self.semantic_head(features[4])  # C
         if self.offset_head is None:
             return Prediction(initial, align_corners=self.trunk.align_corners)
-        offsets, confidence = self.offset_head(features[self.offset_head.branch - 1])  # o, F
+        offsets, confidence_logits = self.offset_head(features[self.offset_head.branch - 1])  # o, F
         with full_precision(image.device):
-            return self.predict(initial, offsets, confidence)
+            return self.predict(initial, offsets, confidence_logits)
 
-    def predict(self, initial: Logits, offsets: Tensor, confidence: Tensor) -> Prediction:
+    def predict(self, initial: Logits, offsets: Tensor, confidence_logits: Tensor) -> Prediction:
         """Equations 2 to 4: resample the logits at the seeds, fuse by the confidence."""
         convention = {"align_corners": self.seed_align_corners}
         offsets = refine(offsets, self.refinement_steps, **convention)
@@ -149,10 +154,11 @@ class OVeNet(nn.Module):
         if self.fuse_probabilities:
             initial = Logits(initial.main.softmax(dim=1), initial.auxiliary)
         seed = initial.map(lambda c: resample(c, seeds, **convention))
+        confidence = confidence_logits.sigmoid()  # F
         fused = initial.map(lambda c, c_s: fuse(c, c_s, confidence), seed)
         if self.fuse_probabilities:
             initial, seed, fused = (Logits(log(x.main), x.auxiliary) for x in (initial, seed, fused))
-        return Prediction(initial, seed, fused, offsets, confidence, self.trunk.align_corners)
+        return Prediction(initial, seed, fused, offsets, confidence_logits, self.trunk.align_corners)
 
     def train(self, mode: bool = True) -> "OVeNet":
         super().train(mode)

@@ -132,7 +132,8 @@ def test_seed_and_fused_predictions_are_equations_2_and_4(body, steps, corners):
     """Of the main and the auxiliary logits, with the same offsets and the same confidence."""
     network = narrow(body, refinement_steps=steps, seed_align_corners=corners).eval()
     prediction = network(picture())
-    head_offsets, confidence = network.offset_head(network.trunk(picture())[3])
+    head_offsets, confidence_logits = network.offset_head(network.trunk(picture())[3])
+    confidence = confidence_logits.sigmoid()
     offsets = refine(head_offsets, steps, align_corners=corners)
     assert torch.equal(prediction.offsets, offsets) and torch.equal(prediction.confidence, confidence)
     seeds = seed_positions(offsets, align_corners=corners)
@@ -369,8 +370,8 @@ def test_gradient_of_a_probability_of_zero_is_finite():
     initial = torch.zeros(1, 2, 4, 4, dtype=torch.float64)
     initial[:, 1] = -1e6
     initial.requires_grad_()
-    offsets, confidence = torch.zeros(1, 2, 4, 4).double(), torch.full((1, 1, 4, 4), 0.5).double()
-    prediction = network.predict(Logits(initial), offsets, confidence)
+    offsets, confidence_logits = torch.zeros(1, 2, 4, 4).double(), torch.zeros(1, 1, 4, 4).double()
+    prediction = network.predict(Logits(initial), offsets, confidence_logits)
     prediction.fused.main.sum().backward()
     assert prediction.fused.main.isfinite().all() and initial.grad.isfinite().all()
 
