@@ -273,9 +273,8 @@ def full_precision(device: torch.device) -> contextlib.AbstractContextManager:
 def output_layer(in_channels: int, out_channels: int) -> nn.Conv2d:
     """A 1x1 convolution that begins near zero: weights N(0, 0.001), biases 0, so offsets begin near 0, F near 0.5.
 
-    All other convolutions keep PyTorch's initial values, whose scale follows the number of inputs. With 0.001 for them
-    too, as in HRNet's protocol, the batch-norm behind undoes the scale and only their first steps are too long: the
-    confidence loss then breaks out and damages a pre-trained trunk (docs/camvid.md).
+    All other convolutions keep PyTorch's initial values, whose scale follows the number of inputs. HRNet's protocol has
+    0.001 for them too, but the batch-norm behind undoes the scale: small weights only make the first steps too long.
     """
     layer = nn.Conv2d(in_channels, out_channels, 1)
     nn.init.normal_(layer.weight, std=0.001)
