@@ -41,7 +41,7 @@ notebooks: $(READY)  ## Run every notebook anew and store it with what it shows 
 lab: $(READY)  ## Open JupyterLab in the browser.
 	$(BIN)/jupyter lab
 
-bench: $(READY)  ## Measure speed and memory of losses and networks.
+bench: $(READY)  ## Measure speed and memory of losses, networks, scores and input beside their bounds.
 	$(BIN)/python tests/bench.py
 
 lint: $(READY)  ## Check the style of Python files and notebooks.

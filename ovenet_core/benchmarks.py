@@ -5,7 +5,6 @@ A data set is one `Benchmark`: a table of its classes, label values and files. d
 
 import difflib
 import hashlib
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -53,6 +52,8 @@ class Benchmark:
         train_ids: train id, or `IGNORE`, of each value that a label file may hold; others are an error.
         images, labels, instances: patterns; of several for the labels, the first that has a picture's label counts.
         splits: the folders that make up each split.
+        lists: the text file that names the pictures of a split, `{split}` being its name, one on each line with or
+            without the ending; where these, and not folders, tell splits apart.
         exceptions: patterns of folders whose files lie elsewhere: {folder: {"labels": patterns}}.
         unlabelled: folders whose labels are withheld, or dummies; their samples have no label.
         other_encodings: more tables like `train_ids`, if label files come in several encodings, each of them with the
@@ -60,7 +61,7 @@ class Benchmark:
             values fit only one; by the name of the files if all values fit several. A file that then does not fit is
             an error that names both files.
         palette: label files are PNGs with a palette, and the label values are the indices of its colours.
-        class_weights: weight of each class in the cross-entropy, or None for equal weights.
+        class_weights: weight of each class in the cross-entropy, for presets (`experiments`) to take; None for equal.
         categories, instance_classes: the category of each class; the train ids that have instances.
         conditions, condition_of: the conditions (such as fog, dusk); which of them an image file shows.
         official_counts: the number of pictures of each split by condition ("" where there are none).
@@ -77,6 +78,7 @@ class Benchmark:
     labels: tuple[str, ...]
     splits: Mapping[str, tuple[str, ...]]
     instances: tuple[str, ...] = ()
+    lists: str = ""
     exceptions: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     unlabelled: tuple[str, ...] = ()
     other_encodings: tuple[Mapping[int, int], ...] = ()
@@ -146,12 +148,24 @@ class Benchmark:
         if split not in self.splits:
             raise DataError(f"{self.name}: no split {split!r}, expected one of {', '.join(self.splits)}; choose one")
         found = [sample for folder in self.splits[split] for sample in self._pair(Path(root), folder)]
+        if self.lists:
+            listed = self.listed(root, split)
+            found = [sample for sample in found if sample.name in listed]
+            if missing := sorted(listed - {sample.name for sample in found}):
+                file = Path(root) / self.lists.format(split=split)
+                raise DataError(f"{file}: {missing[0]} is listed, but there is no such picture; restore it, or take it "
+                                "off the list")
         found.sort(key=lambda sample: sample.name)
         for one, other in pairwise(found):
             if one.name == other.name:  # by which predictions are kept
                 raise DataError(f"{other.image}: {one.image} is of the same name, expected one for each picture "
                                 f"of {split}; rename one of them, with its label")
         return found
+
+    def listed(self, root: str | Path, split: str) -> set[str]:
+        """The names of the pictures in the list of a split, without their endings; `DataError` if there is no list."""
+        text = files.load(Path(root) / self.lists.format(split=split)).decode()
+        return {Path(line.strip()).stem for line in text.splitlines() if line.strip()}
 
     def _pair(self, root: Path, folder: str) -> list[Sample]:
         patterns = {kind: [pattern.format(split=folder) for pattern in
@@ -272,18 +286,6 @@ def fingerprint(samples: Iterable[Sample]) -> str:
                 digest.update(f"{sample.name}\n{kind}\n{len(data)}\n".encode())
                 digest.update(data)
     return digest.hexdigest()
-
-
-def median_frequency_weights(pixel_shares: Sequence[float]) -> tuple[float, ...]:
-    """Class weights that balance the classes: the median of the classes' shares divided by the share of each.
-
-    After Eigen and Fergus, ICCV 2015, who take the share in the pictures that have the class; here it is in all.
-    """
-    if not pixel_shares or min(pixel_shares) <= 0:
-        raise DataError(f"pixel shares {tuple(pixel_shares)}: expected one above 0 for each class; "
-                        "leave out the ignored pixels, and classes that do not occur")
-    median = statistics.median(pixel_shares)
-    return tuple(median / share for share in pixel_shares)
 
 
 # Cityscapes (Cordts et al., CVPR 2016). Its test labels are dummies.

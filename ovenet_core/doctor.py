@@ -139,6 +139,8 @@ def examine(
         raise DataError(f"{data.name}: no split {unknown[0]!r}, expected {', '.join(data.splits)}; choose some")
     alone = {folders[0]: split for split, folders in data.splits.items() if len(folders) == 1}
     wanted = {alone.get(folder, folder): folder for split in splits or data.splits for folder in data.splits[split]}
+    if data.lists:
+        wanted = {split: data.splits[split][0] for split in splits or data.splits}
     listed, samples = {}, []
     for split, folder in wanted.items():
         required = splits is not None or split in _REQUIRED
@@ -206,9 +208,26 @@ def _list(data, root: Path, split: str, folder: str, required: bool, findings: l
                                  " or ".join(patterns[kind]), "restore or rename that file, or remove this one")
                          for key in sorted(ours.keys() - theirs.keys())]
     _check_strays({path.parent for path in images.values()}, {*images.values(), *labels.values()}, findings)
+    if data.lists:
+        images = _of_list(data, root, split, images, findings)
     return [Sample(image.stem, image, labels.get(key), instances.get(key),
                    data.condition_of(image) if data.condition_of else None)
             for key, image in sorted(images.items(), key=lambda item: item[1])]
+
+
+def _of_list(data, root: Path, split: str, images: Mapping, findings: list[Finding]) -> dict:
+    """The images that the list of a split names."""
+    file = root / data.lists.format(split=split)
+    try:
+        listed = data.listed(root, split)
+    except DataError as error:
+        findings.append(of_error("list of a split", error))
+        return {}
+    found = {key: image for key, image in images.items() if image.stem in listed}
+    findings += [Finding("error", "listed picture", file, f"{name} is listed", "a picture of that name",
+                         "restore it, or take it off the list")
+                 for name in sorted(listed - {image.stem for image in found.values()})]
+    return found
 
 
 def _check_strays(folders: Iterable[Path], known: set[Path], findings: list[Finding]) -> None:

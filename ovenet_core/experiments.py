@@ -6,11 +6,13 @@ neither says.
 
 import difflib
 import json
+import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from types import UnionType
 from typing import Any, get_args, get_type_hints
 
-from ovenet_core.benchmarks import CAMVID_TRAIN_SHARES, CITYSCAPES, median_frequency_weights
+from ovenet_core.benchmarks import CAMVID_TRAIN_SHARES, CITYSCAPES, DataError
 from ovenet_core.runs import short_hash
 
 Size = tuple[int, int]  # (height, width) in pixels
@@ -92,6 +94,18 @@ class Experiment:
         mine = json.loads(json.dumps(asdict(self)))
         names = [f.name for f in fields(self)] + [name for name in other if name not in mine]
         return [f"{n}: {mine.get(n)!r}, {other.get(n)!r}" for n in names if mine.get(n) != other.get(n)]
+
+
+def median_frequency_weights(pixel_shares: Sequence[float]) -> tuple[float, ...]:
+    """Class weights that balance the classes: the median of the classes' shares divided by the share of each.
+
+    After Eigen and Fergus, ICCV 2015, who take the share in the pictures that have the class; here it is in all.
+    """
+    if not pixel_shares or min(pixel_shares) <= 0:
+        raise DataError(f"pixel shares {tuple(pixel_shares)}: expected one above 0 for each class; "
+                        "leave out the ignored pixels, and classes that do not occur")
+    median = statistics.median(pixel_shares)
+    return tuple(median / share for share in pixel_shares)
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:

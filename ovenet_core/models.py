@@ -78,6 +78,8 @@ def load_trained(
         ValueError: a file without an experiment, or one whose weights do not make up its network.
     """
     source = Path(source)
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such run folder or file of weights; train first, or correct the path")
     if source.is_dir():
         source, experiment = source / "checkpoint.safetensors", run_experiment(source)
         if not source.exists():

@@ -17,6 +17,7 @@ from small_sets import SIZE, write, write_cityscapes
 
 from ovenet_core import benchmarks, files
 from ovenet_core.benchmarks import ADE20K, CAMVID, CITYSCAPES, IGNORE, DataError, Sample
+from ovenet_core.experiments import median_frequency_weights
 
 EVALUATED = [label for label in official_labels if label.trainId not in (-1, 255)]
 CAMVID_ROOT = Path(__file__).parents[1] / ".." / "shared" / "datasets" / "camvid"
@@ -93,13 +94,13 @@ def test_known_benchmark_is_found_by_name():
 
 
 def test_median_frequency_weights_by_hand():
-    assert benchmarks.median_frequency_weights((0.6, 0.3, 0.1)) == pytest.approx((0.5, 1, 3))
+    assert median_frequency_weights((0.6, 0.3, 0.1)) == pytest.approx((0.5, 1, 3))
 
 
 @pytest.mark.parametrize("shares", [(), (0.5, 0.0), (0.5, -0.1)])
 def test_shares_without_a_weight_are_refused(shares):
     with pytest.raises(DataError, match="pixel shares"):
-        benchmarks.median_frequency_weights(shares)
+        median_frequency_weights(shares)
 
 
 # -- Finding files

@@ -61,6 +61,11 @@ def test_a_folder_without_a_run_is_named(tmp_path):
         load_trained(tmp_path)
 
 
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such run folder"):
+        load_trained(tmp_path / "nowhere")
+
+
 def test_a_run_without_its_checkpoint_is_named(tmp_path):
     saved(NARROW, tmp_path)
     (tmp_path / "checkpoint.safetensors").unlink()

@@ -9,7 +9,8 @@ import pytest
 from small_sets import write
 
 from ovenet_core import benchmarks
-from ovenet_core.benchmarks import CAMVID, IGNORE, Benchmark, DataError
+from ovenet_core.benchmarks import CAMVID, IGNORE, DataError
+from ovenet_core.doctor import examine
 
 PAGE = (Path(__file__).parents[1] / "docs" / "own_data_set.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
@@ -55,13 +56,34 @@ def test_splits_by_lists_as_in_the_documentation(own, tmp_path):
     assert data.read(samples[0])[1].tolist() == [[0, 1]]
 
 
+def test_a_name_on_a_list_without_its_picture_is_an_error(own, tmp_path):
+    write(tmp_path / "photos" / "a.jpg", np.zeros((1, 2, 3), np.uint8))
+    write(tmp_path / "masks" / "a.png", np.array([[0, 255]], np.uint8))
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "train.txt").write_text("a.jpg\nb.jpg\n")
+    with pytest.raises(DataError, match=r"train\.txt: b is listed"):
+        benchmarks.benchmark("courtyards").samples(tmp_path, "train")
+
+
+def test_the_doctor_examines_the_pictures_of_each_list(own, tmp_path):
+    for index, name in enumerate(("a", "b", "c")):
+        write(tmp_path / "photos" / f"{name}.jpg", np.full((8, 9, 3), 50 * index, np.uint8))
+        write(tmp_path / "masks" / f"{name}.png", np.tile(np.array([[0], [255]], np.uint8), (4, 9)))
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "train.txt").write_text("a\nc\n")
+    (tmp_path / "splits" / "val.txt").write_text("b\nc\n")
+    examination = examine(benchmarks.benchmark("courtyards"), tmp_path, progress=False)
+    assert examination.table.set_index("split").pictures.to_dict() == {"train": 2, "val": 2}
+    assert [finding.kind for finding in examination.of("error")] == ["the same picture in two splits"]
+
+
 def test_splits_may_be_the_beginning_of_names(own, tmp_path):
     for name in ("seq01_1", "seq02_1", "seq03_1"):
         write(tmp_path / "images" / f"{name}.png", np.zeros((1, 2, 3), np.uint8))
         write(tmp_path / "masks" / f"{name}.png", np.array([[0, 255]], np.uint8))
     data = replace(own["COURTYARDS"], images=("images/{split}_*.png",), labels=("masks/{split}_*.png",),
-                   splits={"train": ("seq01", "seq02"), "val": ("seq03",)})
-    assert [sample.name for sample in Benchmark.samples(data, tmp_path, "train")] == ["seq01_1", "seq02_1"]
+                   splits={"train": ("seq01", "seq02"), "val": ("seq03",)}, lists="")
+    assert [sample.name for sample in data.samples(tmp_path, "train")] == ["seq01_1", "seq02_1"]
 
 
 @pytest.mark.parametrize("pattern", ["images/{split}/a.png", "images/**/*.png", "images/?/*.png"])
