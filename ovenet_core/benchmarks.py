@@ -5,6 +5,7 @@ A data set is one `Benchmark`: a table of its classes, label values and files. d
 
 import difflib
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -102,6 +103,9 @@ class Benchmark:
                                 f"{self.num_classes - 1}; give every class a label value")
             if not all(0 <= value <= 255 for value in table):
                 raise DataError(f"{self.name}: label values {files.in_words(table)}, expected 0 to 255; encode them so")
+        if self.other_encodings and len(self.labels) != len(self.encodings):
+            raise DataError(f"{self.name}: {len(self.labels)} patterns of labels, expected {len(self.encodings)}; give "
+                            "one for each encoding")
         for pattern in (*self.images, *self.labels, *self.instances):
             if "*" not in pattern.rpartition("/")[2] or "**" in pattern or set("?[") & set(pattern):
                 raise DataError(f"{self.name}: pattern {pattern!r}, expected a * in the file name, no **, ?, [; "
@@ -164,8 +168,9 @@ class Benchmark:
 
     def listed(self, root: str | Path, split: str) -> set[str]:
         """The names of the pictures in the list of a split, without their endings; `DataError` if there is no list."""
-        text = files.load(Path(root) / self.lists.format(split=split)).decode()
-        return {Path(line.strip()).stem for line in text.splitlines() if line.strip()}
+        text = files.load(Path(root) / self.lists.format(split=split)).decode(errors="replace")
+        return {re.sub(r"\.(png|jpe?g)$", "", line.strip(), flags=re.IGNORECASE)
+                for line in text.splitlines() if line.strip()}
 
     def _pair(self, root: Path, folder: str) -> list[Sample]:
         patterns = {kind: [pattern.format(split=folder) for pattern in
@@ -188,12 +193,18 @@ class Benchmark:
             files.require_partners(images, instances, f"instances, expected {expected['instances']}; unpack them")
         several = labels and self.other_encodings
         encoding = self._encoding(sorted(labels.values()), patterns["labels"]) if several else None
-        suffixes = [files.suffix(pattern) for pattern in patterns["images"]]
-        return [Sample(next(image.name.removesuffix(suffix) for suffix in suffixes if image.name.endswith(suffix)),
-                       image, labels.get(key), instances.get(key), self._condition(image), encoding)
+        return [Sample(self.picture_name(image, patterns["images"]), image, labels.get(key), instances.get(key),
+                       self.condition(image), encoding)
                 for key, image in images.items()]
 
-    def _condition(self, image: Path) -> str | None:
+    @staticmethod
+    def picture_name(image: Path, patterns: Sequence[str]) -> str:
+        """The name of a picture: that of its file without what follows the last star of its pattern."""
+        endings = (files.suffix(pattern) for pattern in patterns)
+        return next(image.name.removesuffix(ending) for ending in endings if image.name.endswith(ending))
+
+    def condition(self, image: Path) -> str | None:
+        """The condition that an image file shows; `DataError` if it is none of `conditions`."""
         condition = self.condition_of(image) if self.condition_of else None
         if condition is not None and condition not in self.conditions:
             raise DataError(f"{image}: condition {condition!r}, expected one of {', '.join(self.conditions)}; "
@@ -275,8 +286,7 @@ class Benchmark:
 def fingerprint(samples: Iterable[Sample]) -> str:
     """SHA-256, in hexadecimal, over names, sizes and contents of the samples' files, in the order given.
 
-    It does not depend on where the files lie or on their dates. Everything is read, so that nothing can change unseen:
-    a fraction of a second for CamVid, and one pass over the disk for Cityscapes.
+    It does not depend on where the files lie or on their dates. Everything is read: one pass over the disk.
     """
     digest = hashlib.sha256()
     for sample in samples:
@@ -343,8 +353,8 @@ ADE20K = Benchmark(
     images=("images/{split}/*.jpg",),
     labels=("annotations/{split}/*.png",),
     exceptions={"testing": {"images": ("release_test/{split}/*.jpg", "images/{split}/*.jpg")}},
-    splits={"train": ("training",), "val": ("validation",), "test": ("testing",),
-            "trainval": ("training", "validation")},
+    splits={"train": ("training",), "val": ("validation",), "trainval": ("training", "validation"),
+            "test": ("testing",)},
     unlabelled=("testing",),
     official_counts={"train": {"": 20210}, "val": {"": 2000}, "test": {"": 3352}},
 )
@@ -353,9 +363,6 @@ ADE20K = Benchmark(
 def _camvid_condition(image: Path) -> str:
     return "dusk" if image.name.partition("_")[0] == "0001TP" else "day"
 
-
-# Shares of the classes in all pixels of CamVid's train labels, as counted; unlabelled pixels make up .040.
-CAMVID_TRAIN_SHARES = (.169, .233, .010, .317, .045, .097, .012, .011, .059, .006, .003)
 
 # CamVid (Brostow et al., 2009) in the layout, classes and colours of the SegNet distribution.
 CAMVID = Benchmark(
@@ -368,7 +375,8 @@ CAMVID = Benchmark(
     splits={"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)},
     conditions=("day", "dusk"),
     condition_of=_camvid_condition,
-    official_counts={"train": {"": 367}, "val": {"": 101}, "test": {"": 233}},
+    official_counts={"train": {"day": 305, "dusk": 62}, "val": {"day": 101, "dusk": 0},
+                     "test": {"day": 171, "dusk": 62}},
 )
 
 BENCHMARKS: dict[str, Benchmark] = {data.name: data for data in (CITYSCAPES, ACDC, ADE20K, CAMVID)}
@@ -378,18 +386,6 @@ def benchmark(name: str) -> Benchmark:
     """The benchmark of that name; an unknown name is a `DataError` that suggests the nearest."""
     if name not in BENCHMARKS:
         nearest = difflib.get_close_matches(name.lower(), BENCHMARKS, n=1, cutoff=0)[0]
-        known = ", ".join(sorted(BENCHMARKS))
-        raise DataError(f"benchmark {name!r}: expected one of {known}; did you mean {nearest!r}?")
+        raise DataError(f"benchmark {name!r}: expected one of {', '.join(sorted(BENCHMARKS))}; did you mean "
+                        f"{nearest!r}?")
     return BENCHMARKS[name]
-
-
-def find(name: str, *places: str | Path) -> Path:
-    """The folder or file of that name in the first of `places` that has it.
-
-    Raises:
-        DataError: none has it.
-    """
-    for place in places:
-        if (Path(place) / name).exists():
-            return Path(place) / name
-    raise DataError(f"{name} is in none of {', '.join(str(place) for place in places)}; put it there, or give its path")

@@ -149,7 +149,8 @@ class DecodedCache:
         """Where the picture is: its name, a hash of where its files are, and the fingerprint."""
         if sample.label is None:
             raise DataError(f"{sample.image}: expected a label, but it is withheld; leave it out of the cache")
-        place, stamp = f"{sample.image.absolute()}\n{sample.label.absolute()}", f"{self._encoding} {sample.encoding}"
+        place = f"{self.data.name}\n{sample.image.absolute()}\n{sample.label.absolute()}"
+        stamp = f"{self._encoding} {sample.encoding and sample.encoding.index}"
         for file in (sample.image, sample.label):
             try:
                 status = file.stat()
@@ -175,7 +176,7 @@ def _remove_outdated(folder: Path, paths: Iterable[Path]) -> None:
     pictures = {path.name.rsplit(".", 2)[0] for path in paths}
     for file in set(folder.glob("*.npy")) - set(paths):
         if file.name.rsplit(".", 2)[0] in pictures:
-            file.unlink()
+            file.unlink(missing_ok=True)
 
 
 def _decoded_size(sample: Sample) -> int:

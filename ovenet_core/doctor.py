@@ -63,7 +63,8 @@ class Examination:
     """The findings about a data set, and its statistics.
 
     Attributes:
-        splits: folder of pictures by split, or by the folder's own name where no split is it alone.
+        splits: the splits that are there, with the folder of each, or the first of several.
+        encodings: number of the label encoding of each of these splits.
         table: one row for each split and condition: pictures, official (how many there should be), size, and share of
             ignored pixels.
         histogram: pixels of each label value (0 to 255) by split.
@@ -74,6 +75,7 @@ class Examination:
     data: Benchmark
     root: Path
     splits: Mapping[str, str]
+    encodings: Mapping[str, int]
     findings: Sequence[Finding]
     table: pd.DataFrame
     histogram: Mapping[str, Int64[np.ndarray, "256"]]
@@ -137,16 +139,14 @@ def examine(
     start, root, findings = time.monotonic(), Path(root), []
     if unknown := sorted(set(splits or ()) - set(data.splits)):
         raise DataError(f"{data.name}: no split {unknown[0]!r}, expected {', '.join(data.splits)}; choose some")
-    alone = {folders[0]: split for split, folders in data.splits.items() if len(folders) == 1}
-    wanted = {alone.get(folder, folder): folder for split in splits or data.splits for folder in data.splits[split]}
-    if data.lists:
-        wanted = {split: data.splits[split][0] for split in splits or data.splits}
-    listed, samples = {}, []
-    for split, folder in wanted.items():
+    listed, samples, known = {}, [], set()
+    for split, folders in _parts(data, splits).items():
         required = splits is not None or split in _REQUIRED
-        if found := _list(data, root, split, folder, required, findings):
-            listed[split] = folder
+        if found := [sample for folder in folders
+                     for sample in _list(data, root, split, folder, required, findings, known)]:
+            listed[split] = folders[0]
             samples += [(split, sample) for sample in found]
+    _check_strays({sample.image.parent for _, sample in samples}, known, findings)
     if not listed and not findings:
         findings.append(Finding("error", "empty split", root, "no pictures of any split",
                                 " or ".join(pattern for pattern in data.images), "check the folder"))
@@ -168,14 +168,30 @@ def examine(
     frequencies = _frequencies(data, histogram, encodings)
     _check_classes(data, root, frequencies, findings)
     _check_reading(data, root, listed, findings)
-    return Examination(data, root, listed, findings, table, histogram, frequencies, time.monotonic() - start)
+    return Examination(data, root, listed, encodings, findings, table, histogram, frequencies, time.monotonic() - start)
 
 
 # -- Files
 
 
-def _list(data, root: Path, split: str, folder: str, required: bool, findings: list[Finding]) -> list[Sample]:
-    """The pictures of a folder with what belongs to them, as far as it is there."""
+def _parts(data: Benchmark, splits: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
+    """The folders of each split; one that is made up of others, as trainval is, stands for these."""
+    alone = {} if data.lists else {folders[0]: split for split, folders in data.splits.items() if len(folders) == 1}
+    parts = {}
+    for split in splits or data.splits:
+        folders = data.splits[split]
+        others = [alone.get(folder) for folder in folders]
+        if len(folders) == 1 or None in others:
+            parts[split] = folders
+        else:
+            parts |= {other: data.splits[other] for other in others}
+    return parts
+
+
+def _list(
+    data: Benchmark, root: Path, split: str, folder: str, required: bool, findings: list[Finding], known: set[Path]
+) -> list[Sample]:
+    """The pictures of a folder with what belongs to them, as far as it is there; `known` gathers their files."""
     patterns = {kind: [pattern.format(split=folder) for pattern in
                        data.exceptions.get(folder, {}).get(kind, getattr(data, kind))]
                 for kind in ("images", "labels", "instances")}
@@ -189,9 +205,15 @@ def _list(data, root: Path, split: str, folder: str, required: bool, findings: l
             try:
                 found[kind] = files.find_files(root, patterns[kind], stars, alternatives=True)
             except DataError:
-                found[kind] = {}
+                return []
     images, labels, instances = found.values()
-    if not images and (required or labels):
+    known |= {*images.values(), *labels.values()}
+    if labels and not images and not required:
+        findings.append(Finding("note", "labels without pictures", next(iter(labels.values())),
+                                f"{len(labels)} labels of {split} and no picture", "both, if it is to be used",
+                                "unpack its pictures to have it examined"))
+        return []
+    if not images and required:
         findings.append(Finding("error", "empty split", root, f"no pictures of {split}",
                                 " or ".join(patterns["images"]), "check the folder, or unpack the data set into it"))
     if folder in data.unlabelled:
@@ -207,27 +229,36 @@ def _list(data, root: Path, split: str, folder: str, required: bool, findings: l
             findings += [Finding("error", alone, ours[key], f"nothing belongs to it in {split}",
                                  " or ".join(patterns[kind]), "restore or rename that file, or remove this one")
                          for key in sorted(ours.keys() - theirs.keys())]
-    _check_strays({path.parent for path in images.values()}, {*images.values(), *labels.values()}, findings)
+    names = {key: data.picture_name(image, patterns["images"]) for key, image in images.items()}
     if data.lists:
-        images = _of_list(data, root, split, images, findings)
-    return [Sample(image.stem, image, labels.get(key), instances.get(key),
-                   data.condition_of(image) if data.condition_of else None)
-            for key, image in sorted(images.items(), key=lambda item: item[1])]
+        names = _of_list(data, root, split, names, required, findings)
+    return [Sample(name, images[key], labels.get(key), instances.get(key), _condition(data, images[key], findings))
+            for key, name in sorted(names.items(), key=lambda item: images[item[0]])]
 
 
-def _of_list(data, root: Path, split: str, images: Mapping, findings: list[Finding]) -> dict:
-    """The images that the list of a split names."""
+def _condition(data: Benchmark, image: Path, findings: list[Finding]) -> str | None:
+    try:
+        return data.condition(image)
+    except DataError as error:
+        findings.append(of_error("unknown condition", error))
+        return None
+
+
+def _of_list(
+    data: Benchmark, root: Path, split: str, names: Mapping, required: bool, findings: list[Finding]
+) -> dict:
+    """Those of the pictures that the list of a split names."""
     file = root / data.lists.format(split=split)
+    if not file.exists() and not required:
+        return {}
     try:
         listed = data.listed(root, split)
     except DataError as error:
         findings.append(of_error("list of a split", error))
         return {}
-    found = {key: image for key, image in images.items() if image.stem in listed}
     findings += [Finding("error", "listed picture", file, f"{name} is listed", "a picture of that name",
-                         "restore it, or take it off the list")
-                 for name in sorted(listed - {image.stem for image in found.values()})]
-    return found
+                         "restore it, or take it off the list") for name in sorted(listed - set(names.values()))]
+    return {key: name for key, name in names.items() if name in listed}
 
 
 def _check_strays(folders: Iterable[Path], known: set[Path], findings: list[Finding]) -> None:
@@ -316,7 +347,7 @@ def _table(
 def _check_counts(data: Benchmark, root: Path, table: pd.DataFrame, findings: list[Finding]) -> None:
     for row in table.dropna(subset="official").itertuples():
         where = f"{row.split}{f', {row.condition}' if row.condition else ''}"
-        if row.pictures == 0:
+        if row.pictures == 0 < row.official:
             findings.append(Finding("error", "empty condition", root, f"no pictures in {where}",
                                     f"{row.official}", "unpack the whole data set"))
         elif row.pictures != row.official:

@@ -152,3 +152,15 @@ def in_words(numbers: Iterable[int]) -> str:
         else:
             runs.append([number])
     return ", ".join(" to ".join(map(str, run)) for run in runs)
+
+
+def find(name: str, *places: str | Path) -> Path:
+    """The folder or file of that name in the first of `places` that has it.
+
+    Raises:
+        DataError: none has it.
+    """
+    for place in places:
+        if (Path(place) / name).exists():
+            return Path(place) / name
+    raise DataError(f"{name} is in none of {', '.join(str(place) for place in places)}; put it there, or give its path")

@@ -90,7 +90,8 @@ def inspect(data: Benchmark, split: str, sample: Sample) -> Picture:
         found("error", "colour label", sample.label, f"{label.shape[2]} channels", "one channel of label values",
               "give the file of label values, not its picture in colours")
     elif label.dtype != np.uint8:
-        found("error", "16 bit label", sample.label, f"{label.dtype}", "uint8 label values",
+        kind = "16 bit label" if label.dtype == np.uint16 else "label of another depth"
+        found("error", kind, sample.label, f"{label.dtype}", "uint8 label values",
               "give the file of label values, not that of the instances")
     else:
         picture.counts = np.bincount(label.ravel(), minlength=256)
@@ -168,14 +169,16 @@ def check_labels(data: Benchmark, root: Path, pictures: Sequence[Picture], findi
 def _tells_train_ids(data: Benchmark, present: np.ndarray, ignored: np.ndarray, encoding: int) -> np.ndarray:
     """Of labels with no values but those that train ids have: whether they are train ids, and not label values.
 
-    It is certain where a value does not exist among the label values, as 255 in Cityscapes and ADE20K. Else it is if
-    train ids leave much of the label values out (Cityscapes: sky, vegetation, cars), and either a third of a picture
-    is ignored, as the road would be, or no label of the split has any of these values; a label in which everything is
-    ignored tells nothing.
+    It is certain where a value does not exist among the label values, as 255 in Cityscapes and ADE20K. Else it is in
+    Cityscapes and ACDC, where train ids leave out the values of sky, vegetation and cars, if either a third of a
+    picture is ignored, as the road would be, or no label of the split has any of these values; a label in which
+    everything is ignored tells nothing.
     """
     table = data.encodings[encoding]
     values = {value for value, train_id in table.items() if train_id != data.ignore_label}
     certain = present[:, sorted(set(range(256)) - set(table))].any(axis=1)
+    if data.name not in ("cityscapes", "acdc"):  # of others it is not known which classes a picture must have
+        return certain
     beyond = sorted(value for value in values if value >= data.num_classes)
     if len(beyond) < len(values) / 4:
         return certain

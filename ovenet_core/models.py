@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ovenet_core.benchmarks import benchmark
+from ovenet_core.benchmarks import Benchmark, DataError, benchmark
 from ovenet_core.experiments import Experiment
 from ovenet_core.losses import OVeNetLoss
 from ovenet_core.ovenet import OVeNet, build
@@ -91,6 +91,14 @@ def load_trained(
     load_weights(network, read_state(source), source.name)
     layout = torch.channels_last if experiment.channels_last else torch.contiguous_format
     return experiment, network.to(device, memory_format=layout).eval()
+
+
+def require_classes(experiment: Experiment, data: Benchmark) -> None:
+    """Raise DataError unless the network of an experiment predicts the classes of a data set."""
+    own = benchmark(experiment.benchmark)
+    if own.class_names != data.class_names:
+        raise DataError(f"the network has the {own.num_classes} classes of {own.name}, expected the {data.num_classes} "
+                        f"of {data.name}; give another run_folder, or another data_set")
 
 
 def identity(source: str | Path, experiment: Experiment) -> dict[str, str]:

@@ -230,7 +230,7 @@ def seed_pixels(offsets: Offsets, pixels: Pixels, height: int, width: int) -> Fl
 def seed_arrows(ax: Axes, image: Picture, offsets: Offsets, pixels: Pixels) -> None:
     """The picture, with a dot on each of the pixels and an arrow from it to its seed pixel."""
     show(ax, image)
-    ax.plot(*pixels.T, "o", markersize=7, markerfacecolor="#f0c83c", markeredgecolor="black")
+    ax.plot(*pixels.T, "o", markersize=5, markerfacecolor="#f0c83c", markeredgecolor="black")
     steps = seed_pixels(offsets, pixels, *image.shape[:2]) - pixels
     thick = {"width": 0.004, "headwidth": 4, "headlength": 4, "headaxislength": 4}
     rim = {"facecolor": "white", "edgecolor": "black", "linewidth": 0.8, "zorder": 3}

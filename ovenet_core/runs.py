@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import subprocess
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import torchvision
 
 def write_atomically(path: Path, write: Callable, mode: str = "w") -> None:
     """Call `write(file)` on a temporary file beside `path`, then put it in its place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, mode) as file:
             write(file)

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ovenet_core import benchmarks
 from ovenet_core.benchmarks import ACDC, CITYSCAPES, Benchmark, DataError
+from ovenet_core.files import find
 from ovenet_core.generated.camera import MOODS, Camera, Scene
 from ovenet_core.generated.places import draw_place
 from ovenet_core.generated.street import LABEL_ID, Street
@@ -221,4 +222,4 @@ def open_data(name: str, data_root: str | Path = "", places: Sequence[str | Path
         raise DataError(f"data set {name!r}: expected one of {', '.join(names)}; did you mean {nearest!r}?")
     if data_root and not Path(data_root).is_dir():
         raise DataError(f"{data_root}: no such folder, expected the pictures of {name}; correct data_root")
-    return benchmarks.BENCHMARKS[name], Path(data_root) if data_root else benchmarks.find(name, *places)
+    return benchmarks.BENCHMARKS[name], Path(data_root) if data_root else find(name, *places)

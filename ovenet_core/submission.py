@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ def _check_files(
         try:
             picture = Image.open(io.BytesIO(archive.read(name)))
             picture.load()
-        except (OSError, SyntaxError, zipfile.BadZipFile) as error:
+        except (OSError, SyntaxError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
             yield f"{name}: damaged ({error}); write the archive again"
             continue
         if picture.format != "PNG" or picture.mode != "L":

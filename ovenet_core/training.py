@@ -106,6 +106,8 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, float] = {}  # of the loss terms since the last row of the history
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self.result.exists():
+            self._finished_result()  # before anything is written: the folder may be another run's
         if self.snapshot.exists():
             self._resume()
         write_json(self.folder / "config.json", self._identity() | {"experiment": asdict(experiment)})
@@ -265,6 +267,8 @@ class Trainer:
     def _finish(self) -> dict[str, Any]:
         if self.history[-1].get("miou_initial") is None:
             raise RuntimeError("the last epoch was not validated")
+        if not hasattr(self, "scores"):  # interrupted after the last snapshot
+            self.scores = {name: evaluation.as_dict() for name, evaluation in self.evaluate().items()}
         tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
         write_atomically(self.folder / "checkpoint.safetensors", lambda f: save_file(tensors, f.name), mode="wb")
         result = self._identity() | {

@@ -17,7 +17,7 @@ from small_sets import SIZE, write, write_cityscapes
 
 from ovenet_core import benchmarks, files
 from ovenet_core.benchmarks import ADE20K, CAMVID, CITYSCAPES, IGNORE, DataError, Sample
-from ovenet_core.experiments import median_frequency_weights
+from ovenet_core.experiments import CAMVID_TRAIN_SHARES, median_frequency_weights
 
 EVALUATED = [label for label in official_labels if label.trainId not in (-1, 255)]
 CAMVID_ROOT = Path(__file__).parents[1] / ".." / "shared" / "datasets" / "camvid"
@@ -395,4 +395,4 @@ def test_camvid_pixel_shares_are_as_noted():
     for sample in CAMVID.samples(CAMVID_ROOT, "train"):
         counts += np.bincount(CAMVID.read_label(sample).ravel(), minlength=256)
     # The note has three places.
-    np.testing.assert_allclose(counts[:11] / counts.sum(), benchmarks.CAMVID_TRAIN_SHARES, atol=0.001)
+    np.testing.assert_allclose(counts[:11] / counts.sum(), CAMVID_TRAIN_SHARES, atol=0.001)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ovenet_core.benchmarks import DataError, benchmark
 from ovenet_core.experiments import preset
-from ovenet_core.models import build_network, load_trained, warn_if_slow
+from ovenet_core.models import build_network, load_trained, require_classes, warn_if_slow
 
 NARROW = preset("scenes/ovenet", tau=0.25, refinement_steps=1)
 BASELINE = preset("scenes/hrnet")
@@ -77,3 +78,9 @@ def test_bfloat16_on_a_processor_without_it_warns(monkeypatch):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     with pytest.warns(UserWarning, match="set precision to float32"):
         warn_if_slow(NARROW.override(precision="bfloat16"), torch.device("cpu"))
+
+
+def test_a_network_of_other_classes_is_refused():
+    require_classes(NARROW, benchmark("acdc"))
+    with pytest.raises(DataError, match="19 classes of cityscapes, expected the 150 of ade20k"):
+        require_classes(NARROW, benchmark("ade20k"))

@@ -56,6 +56,34 @@ def test_splits_by_lists_as_in_the_documentation(own, tmp_path):
     assert data.read(samples[0])[1].tolist() == [[0, 1]]
 
 
+def alleys(root, *, shares=(1, 2)):
+    """Pictures of a data set without the class of value 7, in two splits."""
+    for index, (folder, name) in enumerate((("training", "day_1"), ("training", "night_1"), ("validation", "day_2"))):
+        write(root / "images" / folder / f"{name}.jpg", np.full((8, 9, 3), 40 * index, np.uint8))
+        label = np.zeros((8, 9), np.uint8)  # half ignored
+        label[:2], label[2:4] = shares
+        write(root / "annotations" / folder / f"{name}_label.png", label)
+
+
+def test_the_doctor_finds_no_fault_in_a_whole_data_set_of_ones_own(own, tmp_path):
+    alleys(tmp_path)
+    assert not examine(benchmarks.benchmark("alleys"), tmp_path, progress=False).of("error")
+
+
+def test_the_doctor_takes_the_folders_of_a_split_together(own, tmp_path):
+    for index, name in enumerate(("seq01_1", "seq02_1", "seq03_1")):
+        write(tmp_path / "images" / f"{name}.png", np.full((8, 9, 3), 40 * index, np.uint8))
+        write(tmp_path / "masks" / f"{name}.png", np.tile(np.array([[0], [255]], np.uint8), (4, 9)))
+    data = replace(own["COURTYARDS"], images=("images/{split}_*.png",), labels=("masks/{split}_*.png",),
+                   splits={"train": ("seq01", "seq02"), "val": ("seq03",)}, lists="")
+    examination = examine(data, tmp_path, progress=False)
+    assert not examination.findings and examination.table.pictures.tolist() == [2, 1]
+    for path in tmp_path.glob("*/seq0[12]_*"):
+        path.unlink()
+    kinds = [finding.kind for finding in examine(data, tmp_path, progress=False).of("error")]
+    assert "empty split" in kinds
+
+
 def test_a_name_on_a_list_without_its_picture_is_an_error(own, tmp_path):
     write(tmp_path / "photos" / "a.jpg", np.zeros((1, 2, 3), np.uint8))
     write(tmp_path / "masks" / "a.png", np.array([[0, 255]], np.uint8))

@@ -141,6 +141,18 @@ def test_a_fault_is_found_and_named_with_its_remedy(tmp_path, fault):
     assert all(re.search(text, findings) for text in said), findings
 
 
+def test_a_damaged_compressed_archive_is_named(tmp_path):
+    samples, _ = predicted(CITYSCAPES, tmp_path, ["b_000000_000001"])
+    path = tmp_path / "archive.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(FILE, png(np.random.default_rng(0).choice([7, 8], (40, 60)).astype(np.uint8)))
+    data = bytearray(path.read_bytes())
+    data[60 + len(FILE) : 90 + len(FILE)] = bytes(30)
+    path.write_bytes(data)
+    findings = check_archive(path, CITYSCAPES, samples, progress=False)
+    assert any(FILE in finding and "damaged" in finding for finding in findings)
+
+
 def test_a_file_that_is_there_twice_is_found(tmp_path):
     samples, _ = predicted(CITYSCAPES, tmp_path, ["b_000000_000001"])
     with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate"):

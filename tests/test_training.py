@@ -63,6 +63,25 @@ def test_a_stopped_run_continues_bit_for_bit(scenes, finished, tmp_path, stops):
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "history.csv"), pd.read_csv(finished[0] / "history.csv"))
 
 
+def test_a_run_interrupted_at_its_very_end_is_finished(scenes, finished, tmp_path, monkeypatch):
+    """After the last snapshot, while the data are fingerprinted."""
+    def interrupt(samples):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ovenet_core.training.fingerprint", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            trainer(scenes, tmp_path).run()
+    assert trainer(scenes, tmp_path).run()["metrics"] == finished[1]["metrics"]
+
+
+def test_a_refused_folder_is_left_as_it_is(scenes, finished):
+    before = (finished[0] / "config.json").read_bytes()
+    with pytest.raises(SnapshotError, match="learning_rate"):
+        trainer(scenes, finished[0], TINY.override(learning_rate=0.5))
+    assert (finished[0] / "config.json").read_bytes() == before
+
+
 def test_continuation_restores_the_random_state_of_dropout(scenes, tmp_path):
     trainer(scenes, tmp_path / "whole", OCR).run()
     trainer(scenes, tmp_path / "parts", OCR).run(stop_after=2)
