@@ -90,7 +90,6 @@ class Benchmark:
     conditions: tuple[str, ...] = ()
     condition_of: Callable[[Path], str] | None = None
     official_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    ignore_label: int = IGNORE
 
     def __post_init__(self):
         for name in ("colours", "class_weights", "categories"):
@@ -98,7 +97,7 @@ class Benchmark:
             if table is not None and len(table) != self.num_classes:
                 raise DataError(f"{self.name}: {len(table)} {name}, expected {self.num_classes}; give one per class")
         for table in self.encodings:
-            if set(table.values()) - {self.ignore_label} != set(range(self.num_classes)):
+            if set(table.values()) - {IGNORE} != set(range(self.num_classes)):
                 raise DataError(f"{self.name}: train_ids reach {files.in_words(table.values())}, expected each of 0 to "
                                 f"{self.num_classes - 1}; give every class a label value")
             if not all(0 <= value <= 255 for value in table):
@@ -121,13 +120,13 @@ class Benchmark:
 
     @cached_property
     def lookup(self) -> UInt8[np.ndarray, "256"]:
-        """The train id of each label value; `ignore_label` also where the value does not exist."""
+        """The train id of each label value; `IGNORE` also where the value does not exist."""
         return self._lookups[0][0]
 
     @cached_property
     def _lookups(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each encoding the train id of each value, and 1 where the value does not exist."""
-        return [(files.table(encoding.items(), self.ignore_label), files.table(dict.fromkeys(encoding, 0).items(), 1))
+        return [(files.table(encoding.items(), IGNORE), files.table(dict.fromkeys(encoding, 0).items(), 1))
                 for encoding in self.encodings]
 
     def encode(self, train_ids: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
@@ -224,7 +223,7 @@ class Benchmark:
         return Encoding(named[0], labels[0])
 
     def read(self, sample: Sample) -> tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"]]:
-        """The picture as RGB in [0, 255], and its label as train ids with `ignore_label`.
+        """The picture as RGB in [0, 255], and its label as train ids with `IGNORE`.
 
         Raises:
             DataError: as `read_image` and `read_label`, or the two differ in size.

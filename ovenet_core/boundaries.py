@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 
+from ovenet_core.label_tables import IGNORE
 from ovenet_core.metrics import Scores, by_name, mean, number, ratio
 
 BANDS = (1, 2, 4, 8, 16, 32)  # widths of the trimap, in pixels to each side of the boundary
@@ -22,9 +23,9 @@ ClassMap = UInt8[np.ndarray, "height width"]
 Mask = Bool[np.ndarray, "height width"]
 
 
-def label_boundary(label: Integer[np.ndarray, "height width"], ignore_label: int = 255) -> Mask:
+def label_boundary(label: Integer[np.ndarray, "height width"]) -> Mask:
     """Pixels that touch one of another class, by a side. An ignored pixel makes no boundary."""
-    valid, boundary = label != ignore_label, np.zeros(label.shape, bool)
+    valid, boundary = label != IGNORE, np.zeros(label.shape, bool)
     for here, next_one in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
         edge = (label[here] != label[next_one]) & valid[here] & valid[next_one]
         boundary[here] |= edge
@@ -76,29 +77,29 @@ class LabelBoundaries:
     """The boundaries of one label, against which any number of predictions are counted.
 
     Args:
-        label: train ids and `ignore_label`.
+        label: train ids and `IGNORE`.
         num_classes: train ids are below.
     """
 
-    def __init__(self, label: ClassMap, num_classes: int, ignore_label: int = 255):
-        self.label, self.num_classes, self.ignore_label = label, num_classes, ignore_label
+    def __init__(self, label: ClassMap, num_classes: int):
+        self.label, self.num_classes = label, num_classes
         diagonal = math.hypot(*label.shape)
         self.depth, self.tolerance = max(round(REGION * diagonal), 1), max(TOLERANCE * diagonal, 1.0)
-        boundary = label_boundary(label, ignore_label)
+        boundary = label_boundary(label)
         distance = distance_to(boundary)
         # A boundary has a pixel on both sides, so that those nearer than d are d to each side.
-        self.near = np.flatnonzero((distance < BANDS[-1]) & (label != ignore_label))
+        self.near = np.flatnonzero((distance < BANDS[-1]) & (label != IGNORE))
         band = np.digitize(distance.ravel()[self.near], BANDS)
         self.cells = (band * num_classes + label.ravel()[self.near]) * num_classes
         self.region = mask_region(label, self.depth)
-        self.contours = np.where(boundary, label, ignore_label)
+        self.contours = np.where(boundary, label, IGNORE)
 
     def count(self, prediction: ClassMap) -> BoundaryCounts:
         """The counts of predicted train ids for this label."""
         classes = self.num_classes
         rings = np.bincount(self.cells + prediction.ravel()[self.near], minlength=len(BANDS) * classes**2)
-        prediction = np.where(self.label == self.ignore_label, self.label, prediction)
-        predicted = np.where(label_boundary(prediction, self.ignore_label), prediction, self.ignore_label)
+        prediction = np.where(self.label == IGNORE, self.label, prediction)
+        predicted = np.where(label_boundary(prediction), prediction, IGNORE)
         pairs = ((predicted, self.contours), (self.contours, predicted))
         return BoundaryCounts(
             rings.reshape(len(BANDS), classes, classes).cumsum(0),
@@ -117,8 +118,8 @@ class LabelBoundaries:
     def _count_near(self, ours: ClassMap, theirs: ClassMap) -> Integer[np.ndarray, "2 classes"]:
         """Of our boundary pixels, by class: those within the tolerance of one of theirs, and all."""
         reach = int(self.tolerance)
-        theirs = np.pad(theirs, reach, constant_values=self.ignore_label)
-        rows, columns = np.nonzero(ours != self.ignore_label)
+        theirs = np.pad(theirs, reach, constant_values=IGNORE)
+        rows, columns = np.nonzero(ours != IGNORE)
         classes, width, theirs = ours[rows, columns], theirs.shape[1], theirs.ravel()
         places, left = (rows + reach) * width + columns + reach, classes
         # From near to far, with those that have found one left out: most find it within a few steps.

@@ -143,7 +143,7 @@ class DecodedCache:
     @cached_property
     def _encoding(self) -> str:
         tables = [sorted(table.items()) for table in self.data.encodings]
-        return repr((_VERSION, self.data.name, self.data.palette, self.data.ignore_label, tables))
+        return repr((_VERSION, self.data.name, self.data.palette, tables))
 
     def _path(self, sample: Sample) -> Path:
         """Where the picture is: its name, a hash of where its files are, and the fingerprint."""

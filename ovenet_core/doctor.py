@@ -389,8 +389,11 @@ def frequency_plot(examination: Examination, per_row: int = 50) -> Figure:
     rows = [table.iloc[start : start + per_row] for start in range(0, len(table), per_row)]
     figure, axes = plt.subplots(len(rows), figsize=(15, 5 * len(rows)), layout="constrained", squeeze=False)
     for ax, row in zip(axes[:, 0], rows, strict=True):
-        bars = row.reset_index().melt("class", var_name="split", value_name="pixels, %")
-        sns.barplot(bars, x="class", y="pixels, %", hue="split", ax=ax, legend=ax is axes[0, 0])
+        points = row.reset_index().melt("class", var_name="split", value_name="pixels, %")
+        points = points[points["pixels, %"] > 0]  # an absent class has no point
+        options = {"order": row.index, "size": 10, "palette": "colorblind", "legend": ax is axes[0, 0]}
+        sns.stripplot(points, x="class", y="pixels, %", hue="split", jitter=False, ax=ax, **options)
         ax.set(yscale="log", xlabel="")
+        ax.grid(alpha=0.4)
         ax.tick_params("x", rotation=60 if len(table) < per_row else 90)
     return figure

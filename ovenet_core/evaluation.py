@@ -177,7 +177,7 @@ def evaluate(
     totals: dict[str, dict[str | None, Counts]] = {}
     pictures: dict[str, list[PictureScores]] = {}
     with _mapping(workers or os.cpu_count() or 1) as map_:
-        counted = tqdm(map_(count, samples), "scoring", len(samples), unit="picture", leave=False, disable=not progress)
+        counted = tqdm(map_(count, samples), "scoring", len(samples), unit="picture", disable=not progress)
         for sample, outputs in zip(samples, counted, strict=True):
             if totals and outputs.keys() != totals.keys():
                 raise DataError(f"{sample.name}: predictions {', '.join(outputs)}, expected {', '.join(totals)} as for "
@@ -223,7 +223,7 @@ def count_picture(
     """The counts of each output for one picture; `DataError` as `evaluate`."""
     label = data.read_label(sample)
     idents = data.read_instances(sample) if instances else None
-    edges = LabelBoundaries(label, data.num_classes, data.ignore_label) if boundaries else None
+    edges = LabelBoundaries(label, data.num_classes) if boundaries else None
     groups = memberships(data.categories)[1] if instances else None
     found = {}
     for name, prediction in predictions.items():

@@ -1,9 +1,10 @@
 """Inference: classes at the size of a picture, over scales, flips and sliding windows, and of whole splits on disk."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tqdm.auto import tqdm
 from ovenet_core import files
 from ovenet_core.benchmarks import Benchmark, DataError, Sample
 from ovenet_core.hrnet import full_precision, resize
-from ovenet_core.ovenet import Logits, Prediction
+from ovenet_core.ovenet import Prediction
 from ovenet_core.runs import write_atomically, write_json
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]
@@ -112,6 +113,7 @@ def predict_classes(
     image: UInt8[np.ndarray, "height width 3"],
     inference: Inference = SINGLE_SCALE,
     *,
+    outputs: Sequence[str] | None = None,
     picture_size: tuple[int, int] | None = None,
     channels_last: bool = False,
 ) -> dict[str, UInt8[Tensor, "height width"]]:
@@ -122,46 +124,74 @@ def predict_classes(
 
     Args:
         image: RGB in [0, 255].
+        outputs: some of S_i, S_s and S_f; by default all that the network has. Memory and time grow with their number.
         picture_size: (height, width) to which the picture is resized before it is scaled, as in training.
 
     Raises:
-        ValueError: a side of the picture is below 32 pixels.
+        ValueError: a side of the picture is below 32 pixels, or the network has no such output.
     """
-    size = image.shape[:2]
+    size, outputs = image.shape[:2], _checked_outputs(network, outputs)
     if picture_size is not None:
         image = cv2.resize(image, picture_size[::-1], interpolation=cv2.INTER_AREA)
+    slide = partial(_slide, network, inference=inference, outputs=outputs, channels_last=channels_last)
     training = network.training
     network.eval()
     try:
         with torch.inference_mode():
-            passes = [_at_scale(network, image, scale, inference, channels_last) for scale in inference.scales]
-            first = passes[0][0]
-            with full_precision(first.initial.main.device):
-                return {name: _classes(passes, name, size, inference.averaging) for name in first.outputs()}
+            passes = [_at_scale(slide, image, scale, inference) for scale in inference.scales]
+            with full_precision(passes[0][0].logits[outputs[0]].device):
+                return {name: _classes(passes, name, size, inference.averaging) for name in outputs}
     finally:
         network.train(training)
 
 
+def available_outputs(network: nn.Module) -> tuple[str, ...]:
+    """S_i, S_s and S_f, or of a baseline S_i; the last one is the network's answer."""
+    return ("S_i", "S_s", "S_f") if getattr(network, "offset_head", None) is not None else ("S_i",)
+
+
+def _checked_outputs(network: nn.Module, outputs: Sequence[str] | None) -> tuple[str, ...]:
+    """The outputs asked for, by default all that the network has; ValueError if it has no such one."""
+    there = available_outputs(network)
+    outputs = tuple(there if outputs is None else outputs)
+    if not outputs or set(outputs) - set(there):
+        raise ValueError(f"outputs {sorted(outputs)}: the network has {', '.join(there)}; choose from these")
+    return outputs
+
+
+@dataclass
+class _Pass:
+    """What one look at a picture gave: logits (classes, rows, columns) at 1/4 of its resolution, by output."""
+
+    logits: dict[str, Tensor]
+    align_corners: bool
+
+
 def _at_scale(
-    network: nn.Module, image: np.ndarray, scale: float, inference: Inference, channels_last: bool
-) -> list[Prediction]:
-    """The prediction at one scale and, with flip, that of the mirrored picture, mirrored back."""
+    slide: Callable[[np.ndarray, tuple[int, int]], _Pass], image: np.ndarray, scale: float, inference: Inference
+) -> list[_Pass]:
+    """What one scale gives and, with flip, what the mirrored picture gives, mirrored back."""
     height, width = (max(round(side * scale), min(side, SMALLEST)) for side in image.shape[:2])
     if (height, width) != image.shape[:2]:  # bilinear, as training scales
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     window = inference.window_at(scale, height, width)
-    found = [_slide(network, image, window, inference, channels_last)]
+    found = [slide(image, window)]
     if inference.flip:
-        mirrored = _slide(network, image[:, ::-1], window, inference, channels_last)
-        logits = (Logits(o.main.flip(-1)) for o in mirrored.outputs().values())
-        found.append(Prediction(*logits, align_corners=mirrored.align_corners))
+        mirrored = slide(image[:, ::-1], window)
+        found.append(_Pass({name: o.flip(-1) for name, o in mirrored.logits.items()}, mirrored.align_corners))
     return found
 
 
 def _slide(
-    network: nn.Module, image: np.ndarray, window: tuple[int, int], inference: Inference, channels_last: bool
-) -> Prediction:
-    """The main logits of a picture of which the network sees a window at a time, at 1/4 of its resolution."""
+    network: nn.Module,
+    image: np.ndarray,
+    window: tuple[int, int],
+    *,
+    inference: Inference,
+    outputs: Sequence[str],
+    channels_last: bool,
+) -> _Pass:
+    """The main logits of a picture of which the network sees a window at a time."""
     height, width = image.shape[:2]
     rows, columns = map(_starts, (height, width), window, inference.stride)
     canvas: dict[str, Tensor] = {}
@@ -169,11 +199,11 @@ def _slide(
     for top, left in product(rows, columns):
         seen = image[top : top + window[0], left : left + window[1]]
         prediction = predict(network, seen, channels_last=channels_last)
-        found = {name: o.main[0] for name, o in prediction.outputs().items()}
+        found = {name: prediction.outputs()[name].main[0] for name in outputs}
         if len(rows) == len(columns) == 1:
-            return Prediction(*(Logits(o[None]) for o in found.values()), align_corners=prediction.align_corners)
+            return _Pass(found, prediction.align_corners)
         v, u = top // GRID, left // GRID
-        here = np.s_[..., v : v + found["S_i"].shape[1], u : u + found["S_i"].shape[2]]
+        here = np.s_[..., v : v + found[outputs[0]].shape[1], u : u + found[outputs[0]].shape[2]]
         counts[here] += 1
         for name, logits in found.items():
             # A softmax stays the same when a number is added to all logits of a pixel, enlarged or not. So the
@@ -181,8 +211,8 @@ def _slide(
             scores = logits.log_softmax(0) if inference.averaging == "probabilities" else logits
             total = canvas.setdefault(name, scores.new_full((len(scores), *counts.shape), -torch.inf))
             total[here] = torch.logaddexp(total[here], scores)
-    means = (total.sub_(counts.log().to(total.device)) for total in canvas.values())
-    return Prediction(*(Logits(mean[None]) for mean in means), align_corners=prediction.align_corners)
+    means = {name: total.sub_(counts.log().to(total.device)) for name, total in canvas.items()}
+    return _Pass(means, prediction.align_corners)
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:
@@ -192,10 +222,10 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
 
 
 def _classes(
-    passes: Sequence[Sequence[Prediction]], name: str, size: tuple[int, int], averaging: str
+    passes: Sequence[Sequence[_Pass]], name: str, size: tuple[int, int], averaging: str
 ) -> UInt8[Tensor, "height width"]:
     """The classes with the highest score over the passes, by scale and flip, of the output of that name."""
-    enlarged = [[_strips(p.outputs()[name].main[0], size, p.align_corners) for p in flips] for flips in passes]
+    enlarged = [[_strips(p.logits[name], size, p.align_corners) for p in flips] for flips in passes]
     found = []
     for _ in range(0, size[0], STRIP):
         logits = [[next(strips) for strips in flips] for flips in enlarged]
@@ -282,10 +312,7 @@ def predict_split(
             picture is too small or cannot be read.
         ValueError: the network has no such output.
     """
-    there = ("S_i", "S_s", "S_f") if getattr(network, "offset_head", None) is not None else ("S_i",)
-    outputs = tuple(there if outputs is None else outputs)
-    if unknown := set(outputs) - set(there):
-        raise ValueError(f"outputs {sorted(unknown)}: the network has {', '.join(there)}; choose from these")
+    outputs = _checked_outputs(network, outputs)
     names = [sample.name for sample in samples]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -303,7 +330,7 @@ def predict_split(
         image = data.read_image(sample)
         try:
             found = predict_classes(
-                network, image, inference, picture_size=picture_size, channels_last=channels_last
+                network, image, inference, outputs=outputs, picture_size=picture_size, channels_last=channels_last
             )
         except ValueError as error:
             raise DataError(f"{sample.image}: {error}") from error

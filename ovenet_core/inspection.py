@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from ovenet_core import files
-from ovenet_core.benchmarks import Benchmark, DataError, Sample
+from ovenet_core.benchmarks import IGNORE, Benchmark, DataError, Sample
 
 # (height, width) of all pictures, where a benchmark has one size and nothing but colour pictures of 8 bit.
 CAMERA_SIZES = MappingProxyType({"cityscapes": (1024, 2048), "acdc": (1080, 1920), "camvid": (360, 480)})
@@ -133,7 +133,7 @@ def check_labels(data: Benchmark, root: Path, pictures: Sequence[Picture], findi
     encoding = max(range(len(fits)), key=lambda index: (fits[index].sum(), named[index]))
     ignored = np.array([ignored_share(data, picture.counts, encoding) for picture in pictures])
     train_ids = np.arange(256) >= data.num_classes
-    train_ids[data.ignore_label] = False
+    train_ids[IGNORE] = False
     looks_like_train_ids = ~present[:, train_ids].any(axis=1) & _tells_train_ids(data, present, ignored, encoding)
     for index, picture in enumerate(pictures):
         unknown = set(np.flatnonzero(present[index]).tolist()) - data.encodings[encoding].keys()
@@ -175,7 +175,7 @@ def _tells_train_ids(data: Benchmark, present: np.ndarray, ignored: np.ndarray, 
     everything is ignored tells nothing.
     """
     table = data.encodings[encoding]
-    values = {value for value, train_id in table.items() if train_id != data.ignore_label}
+    values = {value for value, train_id in table.items() if train_id != IGNORE}
     certain = present[:, sorted(set(range(256)) - set(table))].any(axis=1)
     if data.name not in ("cityscapes", "acdc"):  # of others it is not known which classes a picture must have
         return certain
@@ -187,12 +187,12 @@ def _tells_train_ids(data: Benchmark, present: np.ndarray, ignored: np.ndarray, 
 
 def lookup(data: Benchmark, encoding: int) -> UInt8[np.ndarray, "256"]:
     """The train id of each label value in one of the encodings."""
-    return files.table(data.encodings[encoding].items(), data.ignore_label)
+    return files.table(data.encodings[encoding].items(), IGNORE)
 
 
 def ignored_share(data: Benchmark, counts: Int64[np.ndarray, "256"], encoding: int) -> float:
     """Share of the ignored pixels, in [0, 1]."""
-    return float(counts[lookup(data, encoding) == data.ignore_label].sum() / counts.sum())
+    return float(counts[lookup(data, encoding) == IGNORE].sum() / counts.sum())
 
 
 def sum_counts(pictures: Iterable[Picture]) -> Int64[np.ndarray, "256"]:

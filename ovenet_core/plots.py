@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from torch import Tensor
 from torchvision.utils import draw_segmentation_masks, flow_to_image, make_grid
 
-from ovenet_core.benchmarks import Benchmark
+from ovenet_core.benchmarks import IGNORE, Benchmark
 from ovenet_core.boundaries import label_boundary
 from ovenet_core.resampling import resample
 
@@ -75,7 +75,7 @@ def overlay(image: Picture, label: Label, benchmark: Benchmark, alpha: float = 0
         alpha: share of the class colour, from 0 (the picture alone) to 1 (the colours alone).
     """
     label = torch.as_tensor(array(label))
-    classes = [c for c in label.unique().tolist() if c != benchmark.ignore_label]
+    classes = [c for c in label.unique().tolist() if c != IGNORE]
     if not classes:
         return image.copy()
     masks = torch.stack([label == c for c in classes])
@@ -155,14 +155,12 @@ def confidence_bar(ax: Axes) -> None:
     bar.set_ticks([0, 0.5, 1], labels=["0\n$S_i$", "0.5", "1\n$S_s$"])
 
 
-def repair_map(
-    label: Label, initial: Label, fused: Label, ignore_label: int = 255
-) -> Integer[np.ndarray, "height width"]:
+def repair_map(label: Label, initial: Label, fused: Label) -> Integer[np.ndarray, "height width"]:
     """What fusion did to each pixel, as the place of its name in `REPAIRS`."""
     label, initial, fused = map(array, (label, initial, fused))
     was, now, kinds = initial == label, fused == label, list(REPAIRS)
     cases = {
-        "ignored": label == ignore_label,
+        "ignored": label == IGNORE,
         "repaired": ~was & now,
         "spoilt": was & ~now,
         "other error": ~was & ~now & (initial != fused),
@@ -170,9 +168,9 @@ def repair_map(
     return np.select(list(cases.values()), [kinds.index(kind) for kind in cases], kinds.index("unchanged"))
 
 
-def repair_picture(label: Label, initial: Label, fused: Label, ignore_label: int = 255) -> Picture:
+def repair_picture(label: Label, initial: Label, fused: Label) -> Picture:
     """What fusion did to each pixel, in the colours of `REPAIRS`."""
-    return np.array(list(REPAIRS.values()), np.uint8)[repair_map(label, initial, fused, ignore_label)]
+    return np.array(list(REPAIRS.values()), np.uint8)[repair_map(label, initial, fused)]
 
 
 def legend(ax: Axes, colours: Mapping[str, Sequence[int]], columns: int = 1, **options) -> None:
@@ -192,9 +190,9 @@ def repair_legend(ax: Axes) -> None:
 def class_colours(labels: Sequence, benchmark: Benchmark, share: float = 5e-4) -> dict[str, Sequence[int]]:
     """Names and colours of the classes that cover at least `share` of the labels, in order of train id."""
     counts = np.sum([np.bincount(array(label).ravel(), minlength=256) for label in labels], axis=0)
-    present = [c for c in np.flatnonzero(counts >= share * counts.sum()) if c != benchmark.ignore_label]
+    present = [c for c in np.flatnonzero(counts >= share * counts.sum()) if c != IGNORE]
     named = {benchmark.class_names[c]: benchmark.colours[c] for c in present}
-    return named | ({"ignored": (0, 0, 0)} if counts[benchmark.ignore_label] else {})
+    return named | ({"ignored": (0, 0, 0)} if counts[IGNORE] else {})
 
 
 def spread_pixels(mask: Bool[np.ndarray, "height width"], count: int, seed: int = 0) -> Pixels:
@@ -210,9 +208,9 @@ def spread_pixels(mask: Bool[np.ndarray, "height width"], count: int, seed: int 
     return pixels[chosen]
 
 
-def boundary_pixels(label: Label, count: int, seed: int = 0, ignore_label: int = 255) -> Pixels:
+def boundary_pixels(label: Label, count: int, seed: int = 0) -> Pixels:
     """At most `count` pixels at class boundaries, evenly spread over the picture."""
-    return spread_pixels(label_boundary(array(label), ignore_label), count, seed)
+    return spread_pixels(label_boundary(array(label)), count, seed)
 
 
 def seed_pixels(offsets: Offsets, pixels: Pixels, height: int, width: int) -> Float[np.ndarray, "n 2"]:
@@ -270,17 +268,17 @@ def prediction_grid(
         legends["confidence $F$"] = confidence_bar
     if {"S_i", "S_f"} <= maps.keys():
         triples = zip(labels, maps["S_i"], maps["S_f"], strict=True)
-        columns["what fusion did"] = [repair_picture(*t, benchmark.ignore_label) for t in triples]
+        columns["what fusion did"] = [repair_picture(*t) for t in triples]
         legends["what fusion did"] = repair_legend
     return picture_table(columns, legends, 0.4 * max(-(-len(classes) // wide), 5))
 
 
 def picture_table(columns: Mapping[str, Sequence], legends: Mapping, legend_height: float) -> Figure:
     """Named columns of pictures, one row for each picture, with a legend (inches high) below some columns."""
-    shapes = [picture.shape for picture in columns["input"]]
-    heights = [2.6 * height / width for height, width, _ in shapes] + [legend_height]
+    shapes, side = [picture.shape for picture in columns["input"]], max(2.6, 15 / len(columns))
+    heights = [side * height / width for height, width, _ in shapes] + [legend_height]
     with sns.plotting_context("talk"):
-        figure = plt.figure(figsize=(2.6 * len(columns), sum(heights) + 0.5), layout="constrained")
+        figure = plt.figure(figsize=(side * len(columns), sum(heights) + 0.5), layout="constrained")
         axes = figure.subplots(len(heights), len(columns), squeeze=False, height_ratios=heights)
         for place, (title, pictures) in enumerate(columns.items()):
             for row, picture in enumerate(pictures):

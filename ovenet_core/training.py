@@ -4,6 +4,7 @@ A run is one experiment with one seed and leaves one folder: `config.json`, `his
 lasts, `checkpoint.safetensors` and `result.json` when it is done. Every file is written whole or not at all.
 """
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -201,22 +202,28 @@ class Trainer:
             self._save_snapshot()
 
     def _validate(self, bar: tqdm) -> None:
-        self.scores = {name: evaluation.as_dict() for name, evaluation in self.evaluate().items()}
+        self.scores = {name: evaluation.as_dict() for name, evaluation in self.evaluate(bar).items()}
         columns = {"S_i": "miou_initial", "S_s": "miou_seed", "S_f": "miou_fused"}
         self.history[-1] |= {columns[name]: scores["miou"] for name, scores in self.scores.items()}
         final = list(self.scores)[-1]
         bar.write(f"epoch {self.history[-1]['epoch']:4d}: mIoU of {final} {100 * self.scores[final]['miou']:.2f}%")
 
-    def evaluate(self) -> dict[str, Evaluation]:
-        """Scores of S_i, S_s and S_f on the validation split, at the size of the labels; none at boundaries."""
+    def evaluate(self, bar: tqdm | None = None) -> dict[str, Evaluation]:
+        """Scores of S_i, S_s and S_f on the validation split, at the size of the labels; none at boundaries.
+
+        A training bar, if given, shows how many pictures have been scored.
+        """
         size, layout = self.experiment.picture_size, self.experiment.channels_last
+        scored = itertools.count(1)
 
         def read(sample: Sample) -> dict[str, Tensor]:
             image = self.data.read_image(sample)
+            if bar is not None:
+                bar.set_postfix_str(f"validating {next(scored)}/{len(self.val_samples)}")
             return predict_classes(self.network, image, picture_size=size, channels_last=layout)
 
         with autocast(self.experiment, self.device):
-            return evaluate(self.data, self.val_samples, read, boundaries=False, workers=1, progress=self.progress)
+            return evaluate(self.data, self.val_samples, read, boundaries=False, workers=1, progress=False)
 
     def predict(self, image: np.ndarray) -> Prediction:
         """The prediction for one picture, as `evaluate` makes it."""

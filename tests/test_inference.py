@@ -194,6 +194,19 @@ def test_with_flip_a_mirrored_picture_gives_mirrored_classes(network):
     assert_same(mirrored, {name: ids.flip(-1) for name, ids in found.items()})
 
 
+def test_one_output_alone_is_what_it_is_among_all(network):
+    image = np.random.default_rng(0).integers(0, 256, (96, 160, 3), dtype=np.uint8)
+    inference = Inference((0.5, 1.25), flip=True, window=(64, 96), stride=(64, 64))
+    everything = predict_classes(network, image, inference)
+    alone = predict_classes(network, image, inference, outputs=["S_f"])
+    assert list(alone) == ["S_f"] and torch.equal(alone["S_f"], everything["S_f"])
+
+
+def test_an_output_that_the_network_has_not_is_refused(network):
+    with pytest.raises(ValueError, match=r"S_x.*S_i, S_s, S_f"):
+        predict_classes(network, np.zeros((64, 96, 3), np.uint8), outputs=["S_x"])
+
+
 def test_a_window_as_large_as_the_picture_shows_it_whole(network):
     image, scales = picture(64, 96), (1.5,)
     whole = predict_classes(network, image, Inference(scales, window=(128, 256), stride=(128, 256)))
