@@ -35,16 +35,18 @@ class Experiment:
     refinement_steps: int = 0  # authors' code
     frozen: bool = False  # Table 5, "Fr"
     initial_weights: str = ""  # file name of official weights; "" starts from random
+    initial_run: str = ""  # preset whose trained network then gives trunk and semantic head; Table 5, "Fr"
 
     # Loss
     ohem: bool = True  # section 4.1
     ohem_threshold: float = 0.9  # authors' code
-    ohem_min_kept: int = 131072  # authors' code; pixels of one process's batch
+    ohem_min_kept: int = 131072  # authors' code; pixels of the pictures that all processes see at a time
     kappa: float = 0.5  # section 4.1
     lambda_: float = 0.5  # section 4.1
     auxiliary_weight: float = 0.4  # authors' code
     confidence_loss: bool = True  # section 3.3
     class_weights: tuple[float, ...] | None = None
+    loss_weight: float = 1.0  # of the total; ours, for a control: OVeNet's semantic losses together weigh 2
 
     # Data
     train_split: str = "train"
@@ -56,7 +58,8 @@ class Experiment:
 
     # Schedule
     epochs: int = 484  # section 4.1
-    batch_size: int = 12  # authors' code
+    batch_size: int = 12  # authors' code: 8 to 12; over all processes and accumulated gradients
+    micro_batch: int | None = None  # pictures that one process sees at a time; None: its whole share of the batch
     learning_rate: float = 0.01  # section 4.1
     momentum: float = 0.9  # section 4.1
     weight_decay: float = 0.0005  # section 4.1
@@ -73,6 +76,11 @@ class Experiment:
     def config_hash(self) -> str:
         """Twelve hexadecimal digits that differ whenever a field does."""
         return short_hash(asdict(self))
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Experiment":
+        """The experiment that was stored; fields that did not exist then have their default."""
+        return cls().override(**values)
 
     def override(self, **changes: Any) -> "Experiment":
         """A copy with fields changed; lists, as papermill passes them, become tuples.
@@ -91,7 +99,7 @@ class Experiment:
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """`field: this value, that value` for each field in which another configuration differs."""
-        mine = json.loads(json.dumps(asdict(self)))
+        mine, other = json.loads(json.dumps(asdict(self))), json.loads(json.dumps(asdict(Experiment()))) | other
         names = [f.name for f in fields(self)] + [name for name in other if name not in mine]
         return [f"{n}: {mine.get(n)!r}, {other.get(n)!r}" for n in names if mine.get(n) != other.get(n)]
 
@@ -126,7 +134,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     raise ValueError(f"{name} is {value!r}; expected {getattr(hint, '__name__', hint)!s}")
 
 
-# The paper's systems on its three benchmarks, Tables 1 to 4. ImageNet weights: section 4.1; the file is HRNet's own.
+# Scales: the paper's runs on its three benchmarks, and ours. ImageNet weights: section 4.1; the file is HRNet's own.
 CITYSCAPES_RUN = Experiment(
     class_weights=CITYSCAPES.class_weights,  # authors' code
     initial_weights="hrnetv2_w48_imagenet_pretrained.pth",
@@ -175,27 +183,68 @@ CAMVID = CITYSCAPES_RUN.override(
 CAMVID_HALF = CAMVID.override(
     picture_size=(180, 240), crop=(180, 240), ohem_min_kept=16384, epochs=15, validate_every=5, precision="float32"
 )
-BASES: dict[str, Experiment] = {
-    "cityscapes": CITYSCAPES_RUN,
-    "acdc": ACDC_RUN,
-    "ade20k": ADE20K_RUN,
-    "camvid": CAMVID,
-    "camvid-half": CAMVID_HALF,
-    "scenes": TOY,  # generated, in the format of Cityscapes, as the next two are in those of ACDC and ADE20K
-    "scenes-acdc": TOY.override(benchmark="acdc"),
-    "scenes-ade20k": TOY.override(benchmark="ade20k", class_weights=None),
+SCALES: dict[str, tuple[Experiment, str]] = {  # with what the paper says of them
+    "cityscapes": (CITYSCAPES_RUN, "Tables 1, 2 and 5; batch size, class weights and OHEM's constants are not said"),
+    "cityscapes-trainval": (CITYSCAPES_RUN.override(train_split="trainval"), "Table 1, train+val; epochs not said"),
+    "acdc": (ACDC_RUN, "Tables 3 and 4; batch size, class weights and OHEM's constants are not said"),
+    "ade20k": (ADE20K_RUN, "section 4.2, which says 484 epochs, 0.01 and 0.0005; the authors' code has other values"),
+    "camvid": (CAMVID, "ours, on a GPU"),
+    "camvid-half": (CAMVID_HALF, "ours, on two processor cores"),
+    "scenes": (TOY, "ours; generated, in the format of Cityscapes"),
+    "scenes-acdc": (TOY.override(benchmark="acdc"), "ours; generated, in the format of ACDC"),
+    "scenes-ade20k": (TOY.override(benchmark="ade20k", class_weights=None), "ours; generated, in the format of ADE20K"),
 }
-SYSTEMS: dict[str, dict[str, Any]] = {  # what the paper compares, as changes of the first
-    "ovenet": {},
-    "hrnet": {"offset_branch": None},
-    "ovenet-ocr": {"body": "hrnet_ocr"},
-    "hrnet-ocr": {"body": "hrnet_ocr", "offset_branch": None},
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A system or an ablation: its differences from OVeNet (HRNet) at the same scale, and where they come from."""
+
+    source: str
+    changes: dict[str, Any]
+
+
+VARIANTS: dict[str, Variant] = {
+    "hrnet": Variant("Tables 1 to 4, the baseline; Table 5, row 1", {"offset_branch": None}),
+    "ovenet": Variant("Tables 1 to 4; Table 5, row 2", {}),
+    "hrnet-ocr": Variant("Table 1, the baseline with OCR", {"body": "hrnet_ocr", "offset_branch": None}),
+    "ovenet-ocr": Variant("Table 1, OVeNet on HRNet + OCR", {"body": "hrnet_ocr"}),
+    "ovenet-frozen": Variant("Table 5, row 3; what batch-norm does is not said",
+                             {"frozen": True, "initial_run": "{scale}/hrnet"}),
+    "ovenet-tau-1": Variant("Table 5, row 4", {"tau": 1.0}),
+    "ovenet-tau-0.2": Variant("Table 5, row 5", {"tau": 0.2}),
+    "ovenet-tau-0.2-ce": Variant("Table 5, row 6: cross-entropy without OHEM", {"tau": 0.2, "ohem": False}),
+    "ovenet-tau-0.2-branch-3": Variant("Table 5, row 7; the branch's modules are not said",
+                                       {"tau": 0.2, "offset_branch": 3}),
+    "ovenet-ce": Variant("ours: row 2 without OHEM, one change where row 6 has two", {"ohem": False}),
+    "ovenet-branch-3": Variant("ours: row 2 from stage 3, one change where row 7 has two", {"offset_branch": 3}),
+    "ovenet-probabilities": Variant("section 4.1, found inferior there", {"fuse_probabilities": True}),
+    "ovenet-no-confidence-loss": Variant("ours: without equation 6", {"confidence_loss": False}),
+    "hrnet-loss-2": Variant("ours, a control: HRNet with the loss weight of OVeNet's semantic losses",
+                            {"offset_branch": None, "loss_weight": 2.0}),
+    "hrnet-wide": Variant("ours, a control: HRNet with about as many parameters as OVeNet",
+                          {"offset_branch": None, "width": "{wide}"}),
 }
+TABLE_5 = tuple(name for name, variant in VARIANTS.items() if "Table 5" in variant.source)  # in the order of its rows
+SYSTEMS = ("hrnet", "ovenet", "hrnet-ocr", "ovenet-ocr")
+WIDER = 1.5**0.5  # OVeNet has half as many parameters again as HRNet, and they grow with the width's square
+
+
+def _variant(scale: str, variant: Variant) -> Experiment:
+    base = SCALES[scale][0]
+    values = {"{scale}/hrnet": f"{scale}/hrnet", "{wide}": round(base.width * WIDER)}
+    return base.override(**{name: values.get(value, value) for name, value in variant.changes.items()})
+
+
 PRESETS: dict[str, Experiment] = {
-    f"{scale}/{system}": base.override(**changes)
-    for scale, base in BASES.items()
-    for system, changes in SYSTEMS.items()
+    f"{scale}/{name}": _variant(scale, variant) for scale in SCALES for name, variant in VARIANTS.items()
 }
+
+
+def source(name: str) -> str:
+    """Where a preset comes from, and what the paper leaves open."""
+    scale, variant = name.split("/")
+    return f"{SCALES[scale][1]}; {VARIANTS[variant].source}"
 
 
 def preset(name: str, **changes: Any) -> Experiment:
@@ -207,5 +256,6 @@ def preset(name: str, **changes: Any) -> Experiment:
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"no experiment {name!r}; {hint}There are: {', '.join(PRESETS)}")
+        raise ValueError(f"no experiment {name!r}; {hint}A name is SCALE/VARIANT; scales: {', '.join(SCALES)}; "
+                         f"variants: {', '.join(VARIANTS)}")
     return PRESETS[name].override(**changes)

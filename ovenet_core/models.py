@@ -131,5 +131,5 @@ def run_experiment(run_folder: str | Path) -> Experiment:
     """The experiment of a run, from the configuration in its folder."""
     for name in ("result.json", "config.json"):
         if (file := Path(run_folder) / name).exists():
-            return Experiment().override(**json.loads(file.read_text())["experiment"])
+            return Experiment.from_json(json.loads(file.read_text())["experiment"])
     raise FileNotFoundError(f"{run_folder} has no result.json or config.json: it is no run folder; give one")

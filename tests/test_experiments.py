@@ -7,12 +7,17 @@ from dataclasses import FrozenInstanceError, asdict, fields, replace
 
 import pytest
 
-from ovenet_core.experiments import PRESETS, Experiment, preset
+from ovenet_core.experiments import PRESETS, SCALES, TABLE_5, VARIANTS, Experiment, preset, source
 
 DEFAULT = Experiment()
 
 
-OTHER_THAN_NONE = {"class_weights": (1.0, 2.0), "picture_size": (180, 240), "align_corners": True}
+OTHER_THAN_NONE = {"class_weights": (1.0, 2.0), "picture_size": (180, 240), "align_corners": True, "micro_batch": 2}
+
+
+def as_json(experiment: Experiment) -> dict:
+    """As results store it: tuples are lists."""
+    return json.loads(json.dumps(asdict(experiment)))
 
 
 def other_value(field: str):
@@ -145,7 +150,7 @@ def test_hash_is_the_same_in_another_process():
 def test_experiment_comes_back_from_its_json(name):
     """With the hash that it had: lists become tuples again."""
     experiment = PRESETS[name]
-    again = Experiment().override(**json.loads(json.dumps(asdict(experiment))))
+    again = Experiment.from_json(as_json(experiment))
     assert again == experiment and again.config_hash == experiment.config_hash
 
 
@@ -158,13 +163,21 @@ def test_differences_name_the_field_and_both_values():
 
 
 def test_no_differences_from_itself():
-    assert DEFAULT.differences(json.loads(json.dumps(asdict(DEFAULT)))) == []
+    assert DEFAULT.differences(as_json(DEFAULT)) == []
 
 
-def test_differences_name_fields_that_only_one_side_has():
-    stored = json.loads(json.dumps(asdict(DEFAULT))) | {"colour": "red"}
-    del stored["width"]
-    assert DEFAULT.differences(stored) == ["width: 48, None", "colour: None, 'red'"]
+def test_differences_name_fields_that_no_longer_exist():
+    stored = as_json(DEFAULT) | {"colour": "red"}
+    assert DEFAULT.differences(stored) == ["colour: None, 'red'"]
+
+
+def test_a_field_that_did_not_exist_yet_has_its_default():
+    """Results stay comparable when an experiment gets a new field."""
+    stored = as_json(DEFAULT)
+    del stored["loss_weight"]
+    assert DEFAULT.differences(stored) == []
+    assert Experiment.from_json(stored) == DEFAULT
+    assert DEFAULT.override(loss_weight=2.0).differences(stored) == ["loss_weight: 2.0, 1.0"]
 
 
 # Presets
@@ -180,14 +193,14 @@ def test_preset_with_changes():
 
 
 def test_unknown_preset_is_refused_with_the_nearest_and_all_names():
-    message = r"no experiment 'scenes/ovnet'; did you mean 'scenes/ovenet'\? There are: "
+    message = r"no experiment 'scenes/ovnet'; did you mean 'scenes/ovenet'\? A name is SCALE/VARIANT"
     with pytest.raises(ValueError, match=message) as error:
         preset("scenes/ovnet")
-    assert all(name in str(error.value) for name in PRESETS)
+    assert all(name in str(error.value) for name in [*SCALES, *VARIANTS])
 
 
-def test_unknown_preset_unlike_any_is_refused_with_all_names():
-    with pytest.raises(ValueError, match=r"no experiment 'qqq'; There are: "):
+def test_unknown_preset_unlike_any_is_refused():
+    with pytest.raises(ValueError, match=r"no experiment 'qqq'; A name is SCALE/VARIANT"):
         preset("qqq")
 
 
@@ -201,3 +214,51 @@ def test_baseline_differs_from_its_ovenet_by_the_offset_branch_alone(name):
     """Both systems of a comparison are trained alike."""
     baseline = preset(name.replace("/ovenet", "/hrnet"))
     assert baseline.override(offset_branch=preset(name).offset_branch) == preset(name)
+
+
+# Table 5: Fr, Br, tau, OHEM as printed; the baseline has no branch
+PRINTED = [
+    (False, None, None, True),
+    (False, 4, 0.5, True),
+    (True, 4, 0.5, True),
+    (False, 4, 1.0, True),
+    (False, 4, 0.2, True),
+    (False, 4, 0.2, False),
+    (False, 3, 0.2, True),
+]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_variants_of_table_5_are_its_rows_at_every_scale(scale):
+    rows = [preset(f"{scale}/{name}") for name in TABLE_5]
+    found = [(e.frozen, e.offset_branch, e.tau if e.offset_branch else None, e.ohem) for e in rows]
+    assert found == PRINTED
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_differs_from_ovenet_in_the_same_fields_at_every_scale(name):
+    changed = {
+        tuple(d.split(":")[0] for d in preset(f"{scale}/{name}").differences(as_json(preset(f"{scale}/ovenet"))))
+        for scale in SCALES
+    }
+    assert changed == {tuple(sorted(VARIANTS[name].changes, key=[f.name for f in fields(Experiment)].index))}
+
+
+def test_the_protocols_are_those_of_the_paper():
+    """Section 4.1 for Cityscapes and ACDC; ADE20K as the authors' code has it."""
+    found = {name: preset(f"{name}/ovenet") for name in ("cityscapes", "acdc", "ade20k")}
+    assert {name: e.crop for name, e in found.items()} == {
+        "cityscapes": (512, 1024), "acdc": (540, 960), "ade20k": (520, 520)
+    }
+    assert [(e.epochs, e.learning_rate, e.weight_decay, e.width) for e in found.values()] == [
+        (484, 0.01, 0.0005, 48), (484, 0.01, 0.0005, 48), (120, 0.02, 0.0001, 48)
+    ]
+
+
+def test_a_preset_says_where_it_comes_from():
+    assert "Table 5, row 3" in source("cityscapes/ovenet-frozen")
+    assert all(source(name) for name in PRESETS)
+
+
+def test_the_frozen_variant_starts_from_the_baseline_of_its_scale():
+    assert preset("camvid/ovenet-frozen").initial_run == "camvid/hrnet"
