@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import zip_longest
 from typing import NamedTuple
 
 import cv2
@@ -15,6 +16,7 @@ from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ovenet_core import processes
 from ovenet_core.benchmarks import Benchmark, DataError, Sample
 from ovenet_core.boundaries import BoundaryCounts, BoundaryScores, LabelBoundaries
 from ovenet_core.metrics import (
@@ -155,6 +157,8 @@ def evaluate(
 ) -> dict[str, Evaluation]:
     """Scores of predictions over labelled samples, at the size of the labels; ignored pixels do not count.
 
+    Where several processes run together, each counts its share of the samples, and all get the scores of all.
+
     Args:
         read: gives the predicted train ids of a sample by output, such as "S_i", "S_s", "S_f"; at its label's size.
         boundaries: also the scores at boundaries, which take most of the time.
@@ -174,20 +178,32 @@ def evaluate(
     def count(sample: Sample) -> dict[str, Counts]:
         return count_picture(data, sample, read(sample), boundaries=boundaries, instances=with_instances)
 
+    mine = samples[processes.rank() :: processes.count()]
     totals: dict[str, dict[str | None, Counts]] = {}
     pictures: dict[str, list[PictureScores]] = {}
     with _mapping(workers or os.cpu_count() or 1) as map_:
-        counted = tqdm(map_(count, samples), "scoring", len(samples), unit="picture", disable=not progress)
-        for sample, outputs in zip(samples, counted, strict=True):
+        counted = tqdm(map_(count, mine), "scoring", len(mine), unit="picture", disable=not progress)
+        for sample, outputs in zip(mine, counted, strict=True):
             if totals and outputs.keys() != totals.keys():
                 raise DataError(f"{sample.name}: predictions {', '.join(outputs)}, expected {', '.join(totals)} as for "
                                 "the pictures before; predict this one anew")
             for name, counts in outputs.items():
-                sums = totals.setdefault(name, {})
-                sums[sample.condition] = sums[sample.condition] + counts if sample.condition in sums else counts
+                _add(totals.setdefault(name, {}), {sample.condition: counts})
                 scores = Scores(counts.confusion.astype(np.float64))
                 pictures.setdefault(name, []).append(PictureScores(sample.name, scores.miou, scores.pixel_accuracy))
-    return {name: _evaluation(data, sums, tuple(pictures[name])) for name, sums in totals.items()}
+    shares = processes.gathered((totals, pictures))
+    sums: dict[str, dict[str | None, Counts]] = {}
+    for theirs, _ in shares:
+        for name, counts in theirs.items():
+            _add(sums.setdefault(name, {}), counts)
+    rounds = {name: zip_longest(*(found.get(name, ()) for _, found in shares)) for name in sums}
+    ordered = {name: tuple(p for round_ in rounds[name] for p in round_ if p is not None) for name in sums}
+    return {name: _evaluation(data, sums[name], ordered[name]) for name in sums}
+
+
+def _add(sums: dict[str | None, Counts], counts: Mapping[str | None, Counts]) -> None:
+    for condition, more in counts.items():
+        sums[condition] = sums[condition] + more if condition in sums else more
 
 
 def _evaluation(data: Benchmark, sums: dict[str | None, Counts], pictures: tuple[PictureScores, ...]) -> Evaluation:

@@ -34,6 +34,7 @@ class Experiment:
     fuse_probabilities: bool = False  # section 4.1 found it inferior
     refinement_steps: int = 0  # authors' code
     frozen: bool = False  # Table 5, "Fr"
+    frozen_norm: bool = False  # batch-norm stands still at its running statistics, in training too; ours
     initial_weights: str = ""  # file name of official weights; "" starts from random
     initial_run: str = ""  # preset whose trained network then gives trunk and semantic head; Table 5, "Fr"
 

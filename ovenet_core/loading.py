@@ -45,20 +45,48 @@ class TrainingPictures(Dataset):
 
 
 class Batches:
-    """Batches of (epoch, index) from iteration `start` on: each epoch in a new order, its incomplete batch left out."""
+    """What one process is shown from iteration `start` on: lists of (epoch, index), `steps` of them per iteration.
 
-    def __init__(self, pictures: int, batch_size: int, epochs: int, seed: int, start: int = 0):
+    Each epoch has a new order, and its incomplete batch is left out. Processes have equal shares of each batch, in
+    parts of `micro_batch` pictures: however many there are, an iteration sees the same pictures.
+
+    Raises:
+        ValueError: the batch cannot be divided so, or the pictures are fewer than one batch.
+    """
+
+    def __init__(
+        self,
+        pictures: int,
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        processes: int = 1,
+        micro_batch: int | None = None,
+        start: int = 0,
+    ):
         if pictures < batch_size:
             raise ValueError(f"{pictures} training pictures are fewer than one batch of {batch_size}: lower batch_size")
-        self.pictures, self.batch_size, self.seed, self.start = pictures, batch_size, seed, start
+        if batch_size % processes:
+            raise ValueError(f"batch_size {batch_size} cannot be divided among {processes} processes: choose others")
+        self.share = batch_size // processes
+        self.micro_batch = micro_batch or self.share
+        if self.share % self.micro_batch:
+            raise ValueError(f"micro_batch {micro_batch} does not divide the {self.share} pictures that each of "
+                             f"{processes} processes has of a batch of {batch_size}: choose a divisor")
+        self.pictures, self.batch_size, self.seed, self.rank, self.start = pictures, batch_size, seed, rank, start
+        self.steps = self.share // self.micro_batch
         self.per_epoch = pictures // batch_size
         self.total = epochs * self.per_epoch
 
     def __len__(self) -> int:
-        return self.total - self.start
+        return (self.total - self.start) * self.steps
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for iteration in range(self.start, self.total):
             epoch, batch = divmod(iteration, self.per_epoch)
             order = np.random.default_rng([self.seed, epoch]).permutation(self.pictures)
-            yield [(epoch, int(i)) for i in order[batch * self.batch_size : (batch + 1) * self.batch_size]]
+            first = batch * self.batch_size + self.rank * self.share
+            for begin in range(first, first + self.share, self.micro_batch):
+                yield [(epoch, int(i)) for i in order[begin : begin + self.micro_batch]]

@@ -2,6 +2,9 @@
 
 All take logits at any resolution and enlarge them to the labels'. The gradient with respect to the small logits is
 computed at once, map by map, so that of the up to six full-size score maps of OVeNet only one is alive at a time.
+
+Where several processes train together, pixels are counted over the pictures of all of them: each process has its
+share of the loss, and the shares add up to what one process would find.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,6 +15,7 @@ import torch.nn.functional as nnf
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
+from ovenet_core import processes
 from ovenet_core.benchmarks import IGNORE
 from ovenet_core.hrnet import resize
 from ovenet_core.ovenet import Logits, Prediction
@@ -26,7 +30,7 @@ def cross_entropy(logits: Scores, labels: Labels, class_weights: Tensor | None =
     labels = labels.long()
     total = nnf.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="sum")
     weight = labels != IGNORE if class_weights is None else _weight_of(labels, class_weights)
-    return total / weight.sum(dtype=total.dtype).clamp_min(torch.finfo(total.dtype).tiny)
+    return total / processes.total(weight.sum(dtype=total.dtype)).clamp_min(torch.finfo(total.dtype).tiny)
 
 
 def ohem_cross_entropy(
@@ -47,7 +51,7 @@ def ohem_cross_entropy(
         probability = loss.neg().exp_()  # 1 where the label is ignored, which is not below any limit
         kept = probability < max(threshold, _kth_probability(probability, labels, threshold, min_kept))
         weight = kept.to(loss.dtype) if class_weights is None else _weight_of(labels, class_weights).mul_(kept)
-        return weight.div_(kept.count_nonzero().clamp_min(1))
+        return weight.div_(processes.total(kept.count_nonzero()).clamp_min(1))
 
     return _WeightedCrossEntropy.apply(logits, labels, weigh)
 
@@ -59,11 +63,11 @@ def _kth_probability(probability: Tensor, labels: Tensor, threshold: float, min_
     linear time, without sorting. Ignored pixels, of probability 1, come last and need no care.
     """
     counts = (labels != IGNORE).count_nonzero(), (probability <= threshold).count_nonzero()
-    count, below = torch.stack(counts).tolist()
+    count, below = processes.total(torch.stack(counts)).tolist()
     rank = min(min_kept, count - 1)
     if count == 0 or below > rank:
         return 0.0
-    return probability.flatten().kthvalue(rank + 1).values.item()
+    return processes.smallest(probability, rank + 1).kthvalue(rank + 1).values.item()
 
 
 def _weight_of(labels: Tensor, class_weights: Tensor) -> Tensor:
@@ -114,7 +118,7 @@ def confidence_loss(
     valid = (labels != IGNORE) & (seed_labels != IGNORE)
     match = (labels == seed_labels).to(confidence_logits.dtype)
     loss = nnf.binary_cross_entropy_with_logits(confidence_logits.squeeze(1), match, reduction="none")
-    return (loss * valid).sum() / valid.sum().clamp_min(1)
+    return (loss * valid).sum() / processes.total(valid.sum()).clamp_min(1)
 
 
 def reference_confidence_loss(
@@ -157,7 +161,7 @@ class OVeNetLoss(nn.Module):
     Args:
         ohem: OHEM cross-entropy for the main logits instead of plain cross-entropy. The auxiliary logits of OCR always
             have plain cross-entropy, as in the authors' code (not specified in the paper).
-        threshold, min_kept: of OHEM; pixels are counted over the batch of one process.
+        threshold, min_kept: of OHEM; pixels are counted over the pictures that all processes see at a time.
         kappa, lambda_: weights of S_s and S_i (0.5 and 0.5, section 4.1).
         auxiliary_weight: weight of the auxiliary logits of OCR (0.4).
         class_weights: one per class, or None.

@@ -29,6 +29,7 @@ def build_network(experiment: Experiment, num_classes: int) -> OVeNet:
         fuse_probabilities=experiment.fuse_probabilities,
         refinement_steps=experiment.refinement_steps,
         frozen=experiment.frozen,
+        frozen_norm=experiment.frozen_norm,
         checkpointing=experiment.checkpointing,
     )
 
@@ -125,6 +126,24 @@ def load_weights(network: OVeNet, state: dict[str, Tensor], source: str) -> None
     if report.initial:
         raise ValueError(f"{source} has no weights for {', '.join(report.initial)}: it is not a trained network of "
                          "this experiment; give another file, or its experiment")
+
+
+def load_baseline(network: OVeNet, run_folder: str | Path) -> str:
+    """Give a network the trunk and the semantic head of a trained one (Table 5, "Fr"); says what was loaded.
+
+    Raises:
+        FileNotFoundError: the run is not finished.
+        ValueError: its network has another body, width or number of classes.
+    """
+    file, experiment = Path(run_folder) / "checkpoint.safetensors", run_experiment(run_folder)
+    state = {n: t for n, t in read_state(file).items() if n.split(".")[0] != "offset_head"}
+    own = {n: t for n, t in network.state_dict().items() if n.split(".")[0] != "offset_head"}
+    if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in own.items()}:
+        raise ValueError(f"{run_folder} is a run of {experiment.body}, width {experiment.width}, on "
+                         f"{experiment.benchmark}: its network is another one; give the run of the baseline")
+    network.load_state_dict(state, strict=False)
+    digest = identity(run_folder, experiment)["weights"][:12]
+    return f"trunk and semantic head from a run of configuration {experiment.config_hash}, weights {digest}"
 
 
 def run_experiment(run_folder: str | Path) -> Experiment:

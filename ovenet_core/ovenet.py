@@ -113,6 +113,7 @@ class OVeNet(nn.Module):
         refinement_steps: how often an offset follows the offset of its seed (0 in the paper).
         seed_align_corners: False only for networks trained with the other sampling convention (see `resampling`).
         frozen: train the offset head alone; trunk, semantic head and their batch-norm statistics stand still.
+        frozen_norm: every batch-norm uses its running statistics, which stand still, in training too.
     """
 
     def __init__(
@@ -125,13 +126,14 @@ class OVeNet(nn.Module):
         refinement_steps: int = 0,
         seed_align_corners: bool = True,
         frozen: bool = False,
+        frozen_norm: bool = False,
     ):
         super().__init__()
         if frozen and offset_head is None:
             raise ValueError("frozen trains the offset head alone, but there is none: give offset_branch 4, 3 or 2")
         self.trunk, self.semantic_head, self.offset_head = trunk, semantic_head, offset_head
         self.fuse_probabilities, self.refinement_steps = fuse_probabilities, refinement_steps
-        self.seed_align_corners, self.frozen = seed_align_corners, frozen
+        self.seed_align_corners, self.frozen, self.frozen_norm = seed_align_corners, frozen, frozen_norm
         for part in (trunk, semantic_head):
             part.requires_grad_(not frozen)
 
@@ -165,6 +167,10 @@ class OVeNet(nn.Module):
         if self.frozen:
             self.trunk.eval()
             self.semantic_head.eval()
+        if self.frozen_norm:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         return self
 
 
@@ -198,6 +204,7 @@ def build(
     refinement_steps: int = 0,
     seed_align_corners: bool = True,
     frozen: bool = False,
+    frozen_norm: bool = False,
     checkpointing: bool = False,
 ) -> OVeNet:
     """HRNet, HRNet+OCR, OVeNet (HRNet) or OVeNet (HRNet+OCR).
@@ -233,6 +240,7 @@ def build(
         refinement_steps=refinement_steps,
         seed_align_corners=seed_align_corners,
         frozen=frozen,
+        frozen_norm=frozen_norm,
     )
     for module in network.modules():
         if hasattr(module, "checkpointing"):

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,19 @@ import cv2
 import numpy as np
 import torch
 import torchvision
+from safetensors import SafetensorError
+
+
+class WriteError(OSError):
+    """A file of a run could not be written; the message says which, why and what to do."""
 
 
 def write_atomically(path: Path, write: Callable, mode: str = "w") -> None:
-    """Call `write(file)` on a temporary file beside `path`, then put it in its place."""
+    """Call `write(file)` on a temporary file beside `path`, then put it in its place.
+
+    Raises:
+        WriteError: it could not be written; what was at `path` before is still there.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, mode) as file:
@@ -25,8 +35,18 @@ def write_atomically(path: Path, write: Callable, mode: str = "w") -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # the last two are torch's and safetensors' own
+        raise WriteError(f"{path} could not be written ({error}). What was there before is kept: make room on the disk "
+                         "or the folder writable, and start again") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what interrupted writes have left."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,13 +1,18 @@
 """Training: the loop, the schedule, snapshots that continue exactly, and the result of a run.
 
 A run is one experiment with one seed and leaves one folder: `config.json`, `history.csv`, `snapshot.pt` while it
-lasts, `checkpoint.safetensors` and `result.json` when it is done. Every file is written whole or not at all.
+lasts, `best.safetensors` with the weights that had the best validation score, `checkpoint.safetensors` with the last
+ones and `result.json` when it is done. Every file is written whole or not at all, by the first process alone.
+
+One process trains in a notebook; several are started by torchrun (`python -m ovenet_core.training --help`), each with
+its share of every batch.
 """
 
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,20 +21,22 @@ import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ovenet_core.benchmarks import Sample, benchmark, fingerprint
+from ovenet_core import processes
+from ovenet_core.benchmarks import Benchmark, Sample, benchmark, fingerprint
 from ovenet_core.cache import DecodedCache
 from ovenet_core.evaluation import Evaluation, evaluate
 from ovenet_core.experiments import Experiment
-from ovenet_core.inference import normalise, predict, predict_classes
+from ovenet_core.inference import normalise, predict_classes
 from ovenet_core.loading import Batches, TrainingPictures
-from ovenet_core.models import autocast, build_loss, build_network, processor, warn_if_slow
-from ovenet_core.ovenet import Prediction
-from ovenet_core.runs import commit, hardware, versions, write_atomically, write_json
-from ovenet_core.weights import LoadReport, load_official, read_state
+from ovenet_core.losses import LossTerms
+from ovenet_core.models import autocast, build_loss, build_network, load_baseline, processor, warn_if_slow
+from ovenet_core.runs import commit, hardware, remove_unfinished, versions, write_atomically, write_json
+from ovenet_core.weights import load_official, read_state
 
 
 class DivergedError(RuntimeError):
@@ -54,6 +61,7 @@ class Trainer:
         run_folder: where the run's files go; a snapshot in it is continued.
         seed: of the initial values, the order of the pictures and the augmentation.
         weights: file of `experiment.initial_weights`; required if the experiment names one.
+        initial_run: folder of the finished run of `experiment.initial_run`; required if the experiment names one.
         device: "cpu", "cuda", …; by default a GPU if there is one.
         workers: processes that prepare pictures; the outcome does not depend on it.
         cache: folder for the decoded training pictures (`cache.DecodedCache`), so that no epoch decodes them again.
@@ -72,7 +80,8 @@ class Trainer:
         *,
         seed: int = 0,
         weights: str | Path | None = None,
-        device: str = "",
+        initial_run: str | Path | None = None,
+        device: str | torch.device = "",
         workers: int = 0,
         cache: str | Path | None = None,
         snapshot_every: int | None = None,
@@ -80,20 +89,30 @@ class Trainer:
     ):
         self.experiment, self.seed, self.workers, self.progress = experiment, seed, workers, progress
         self.folder = Path(run_folder)
-        self.device = processor(device)
+        self.device = torch.device(device) if isinstance(device, torch.device) else processor(device)
+        self.writes = processes.rank() == 0
         self.data = benchmark(experiment.benchmark)
         self.train_samples = self.data.samples(data_root, experiment.train_split)
         self.val_samples = self.data.samples(data_root, experiment.val_split)
-        source = DecodedCache.build(self.data, self.train_samples, cache, progress=progress) if cache else self.data
-        self.pictures = TrainingPictures(source, self.train_samples, experiment, seed)
-        self.batches = Batches(len(self.train_samples), experiment.batch_size, experiment.epochs, seed)
+        self.pictures = TrainingPictures(self._source(cache), self.train_samples, experiment, seed)
+        self.batches = Batches(
+            len(self.train_samples),
+            experiment.batch_size,
+            experiment.epochs,
+            seed,
+            rank=processes.rank(),
+            processes=processes.count(),
+            micro_batch=experiment.micro_batch,
+        )
         self.snapshot_every = snapshot_every or self.batches.per_epoch
 
         torch.manual_seed(seed)
         self.network = build_network(experiment, self.data.num_classes)
-        self.load_report = self._load_initial(weights)
+        self.load_report = self._load_initial(weights, initial_run)
         layout = torch.channels_last if experiment.channels_last else torch.contiguous_format
         self.network.to(self.device, memory_format=layout)
+        if processes.count() > 1 and self.device.type == "cuda":  # there is none for processors
+            self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
         warn_if_slow(experiment, self.device)
         self.loss = build_loss(experiment).to(self.device)
         self.optimizer = torch.optim.SGD(
@@ -106,12 +125,15 @@ class Trainer:
         self.iteration, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, float] = {}  # of the loss terms since the last row of the history
+        self.best: dict[str, float] = {}  # epoch and mIoU of the best validation
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.result.exists():
             self._finished_result()  # before anything is written: the folder may be another run's
         if self.snapshot.exists():
             self._resume()
-        write_json(self.folder / "config.json", self._identity() | {"experiment": asdict(experiment)})
+        if self.writes:
+            remove_unfinished(self.folder)
+            write_json(self.folder / "config.json", self._identity() | {"experiment": asdict(experiment)})
 
     @property
     def snapshot(self) -> Path:
@@ -121,13 +143,30 @@ class Trainer:
     def result(self) -> Path:
         return self.folder / "result.json"
 
-    def _load_initial(self, weights: str | Path | None) -> LoadReport | None:
-        name = self.experiment.initial_weights
-        if not name:
-            return None
-        if weights is None or Path(weights).name != name:
-            raise ValueError(f"the experiment starts from {name}: give its path as weights (got {weights})")
-        return load_official(self.network, read_state(weights), name)
+    def _source(self, cache: str | Path | None) -> Benchmark | DecodedCache:
+        """Where training pictures are read; the first process decodes those that the cache has not."""
+        if not cache:
+            return self.data
+        if not self.writes:
+            processes.wait()
+        source = DecodedCache.build(self.data, self.train_samples, cache, progress=self.progress and self.writes)
+        if self.writes:
+            processes.wait()
+        return source
+
+    def _load_initial(self, weights: str | Path | None, initial_run: str | Path | None) -> str:
+        """Set the initial values; says where they come from."""
+        name, reports = self.experiment.initial_weights, []
+        if name:
+            if weights is None or Path(weights).name != name:
+                raise ValueError(f"the experiment starts from {name}: give its path as weights (got {weights})")
+            reports.append(str(load_official(self.network, read_state(weights), name)))
+        if self.experiment.initial_run:
+            if initial_run is None:
+                raise ValueError(f"the experiment starts from a finished run of {self.experiment.initial_run}: give "
+                                 "its folder as initial_run")
+            reports.append(load_baseline(self.network, initial_run))
+        return "\n".join(reports) or "random"
 
     def run(self, stop_after: int | None = None) -> dict[str, Any] | None:
         """Train to the end and return the result; or stop at iteration `stop_after` with a snapshot (None).
@@ -140,7 +179,8 @@ class Trainer:
         if self.result.exists():
             return self._finished_result()
         self.network.train()
-        network = torch.compile(self.network) if self.experiment.compile else self.network
+        network = DistributedDataParallel(self.network) if processes.count() > 1 else self.network
+        self.step_network = torch.compile(network) if self.experiment.compile else network
         self.batches.start = self.iteration
         total = self.batches.total
         loader = DataLoader(
@@ -148,12 +188,14 @@ class Trainer:
             batch_sampler=self.batches,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # else it draws from torch's random state, whose place a resumed run needs
+            generator=torch.Generator(),  # else it draws from torch's random state
         )
-        bar = tqdm(total=total, initial=self.iteration, desc="training", unit="it", disable=not self.progress)
+        shown = self.progress and self.writes
+        bar = tqdm(total=total, initial=self.iteration, desc="training", unit="it", disable=not shown)
         started = time.perf_counter() - self.seconds
-        for images, labels, names in loader:
-            self._step(network, images, labels, names, total)
+        source = iter(loader)
+        while parts := list(itertools.islice(source, self.batches.steps)):
+            self._step(parts, total)
             self.seconds = time.perf_counter() - started
             bar.update()
             self._after_step(bar)
@@ -163,26 +205,46 @@ class Trainer:
         bar.close()
         return self._finish()
 
-    def _step(self, network: Callable, images: Tensor, labels: Tensor, names: Sequence[str], total: int) -> None:
+    def _step(self, parts: Sequence[Sequence], total: int) -> None:
+        """One iteration: the gradients of the parts of a batch are accumulated, in the mean."""
         rate = poly(self.experiment, self.iteration, total)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        labels = labels.to(self.device, non_blocking=True)
-        with autocast(self.experiment, self.device):
-            prediction = network(normalise(images.to(self.device, non_blocking=True), self.experiment.channels_last))
-        terms = self.loss(prediction, labels)
-        values = dict(terms.items())
-        if not np.isfinite(values["total"]):
-            raise DivergedError(
-                f"the loss is {values} at iteration {self.iteration} (learning rate {rate:.2g}) with the pictures "
-                f"{', '.join(names)}; the last snapshot is kept: look at them, or lower learning_rate"
-            )
+        # Random numbers (dropout) follow from seed, iteration and rank, as the pictures do: nothing is to be restored.
+        random = np.random.SeedSequence([self.seed, self.iteration, processes.rank()])
+        torch.manual_seed(int(random.generate_state(1)[0]))
         self.optimizer.zero_grad(set_to_none=True)
-        terms.total.backward()
+        # Losses are shares of the sum over all processes, but gradients will be averaged over them.
+        weight = self.experiment.loss_weight / len(parts) * processes.count()
+        found: dict[str, float] = {}
+        for part, (images, labels, names) in enumerate(parts, start=1):
+            alone = processes.count() > 1 and part < len(parts)
+            with self.step_network.no_sync() if alone else nullcontext():
+                terms = self._terms(images, labels)
+                values = dict(terms.items())
+                sums = processes.total(torch.tensor([*values.values()], dtype=torch.float64)).tolist()
+                if not np.isfinite(sums).all():
+                    self._diverged(dict(zip(values, sums, strict=True)), rate, names)
+                (terms.total * weight).backward()
+            for name, value in zip(values, sums, strict=True):
+                found[name] = found.get(name, 0.0) + value / len(parts)
         self.optimizer.step()
         self.iteration += 1
-        for name, value in values.items():
+        for name, value in found.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def _terms(self, images: Tensor, labels: Tensor) -> LossTerms:
+        images, labels = (x.to(self.device, non_blocking=True) for x in (images, labels))
+        with autocast(self.experiment, self.device):
+            prediction = self.step_network(normalise(images, self.experiment.channels_last))
+        return self.loss(prediction, labels)
+
+    def _diverged(self, values: dict[str, float], rate: float, names: Sequence[str]) -> None:
+        every = [name for theirs in processes.gathered(list(names)) for name in theirs]
+        raise DivergedError(
+            f"the loss is {values} at iteration {self.iteration} (learning rate {rate:.2g}) with the pictures "
+            f"{', '.join(every)}; the last snapshot is kept: look at them, or lower learning_rate"
+        )
 
     def _after_step(self, bar: tqdm) -> None:
         """At the end of an epoch a row of the history, now and then a snapshot."""
@@ -197,7 +259,9 @@ class Trainer:
             if epoch % self.experiment.validate_every == 0 or epoch == self.experiment.epochs:
                 self._validate(bar)
             self.sums = {}
-            write_atomically(self.folder / "history.csv", lambda f: pd.DataFrame(self.history).to_csv(f, index=False))
+            if self.writes:
+                table = pd.DataFrame(self.history)
+                write_atomically(self.folder / "history.csv", lambda f: table.to_csv(f, index=False))
         if self.iteration % self.snapshot_every == 0:
             self._save_snapshot()
 
@@ -206,7 +270,12 @@ class Trainer:
         columns = {"S_i": "miou_initial", "S_s": "miou_seed", "S_f": "miou_fused"}
         self.history[-1] |= {columns[name]: scores["miou"] for name, scores in self.scores.items()}
         final = list(self.scores)[-1]
-        bar.write(f"epoch {self.history[-1]['epoch']:4d}: mIoU of {final} {100 * self.scores[final]['miou']:.2f}%")
+        epoch, miou = self.history[-1]["epoch"], self.scores[final]["miou"]
+        if self.writes and self.progress:
+            bar.write(f"epoch {epoch:4d}: mIoU of {final} {100 * miou:.2f}%")
+        if miou > self.best.get("miou", -1):
+            self.best = {"epoch": epoch, "miou": miou}
+            self._save_weights("best.safetensors")
 
     def evaluate(self, bar: tqdm | None = None) -> dict[str, Evaluation]:
         """Scores of S_i, S_s and S_f on the validation split, at the size of the labels; none at boundaries.
@@ -225,17 +294,17 @@ class Trainer:
         with autocast(self.experiment, self.device):
             return evaluate(self.data, self.val_samples, read, boundaries=False, workers=1, progress=False)
 
-    def predict(self, image: np.ndarray) -> Prediction:
-        """The prediction for one picture, as `evaluate` makes it."""
-        self.network.eval()
-        size, layout = self.experiment.picture_size, self.experiment.channels_last
-        with autocast(self.experiment, self.device):
-            return predict(self.network, image, picture_size=size, channels_last=layout)
-
     def _identity(self) -> dict[str, Any]:
         return {"config_hash": self.experiment.config_hash, "seed": self.seed}
 
+    def _save_weights(self, name: str) -> None:
+        if self.writes:
+            tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
+            write_atomically(self.folder / name, lambda f: save_file(tensors, f.name), mode="wb")
+
     def _save_snapshot(self) -> None:
+        if not self.writes:
+            return
         state = self._identity() | {
             "experiment": json.loads(json.dumps(asdict(self.experiment))),
             "network": self.network.state_dict(),
@@ -244,9 +313,7 @@ class Trainer:
             "seconds": self.seconds,
             "history": self.history,
             "sums": self.sums,
-            # Nothing else is random: order and augmentation follow from (seed, epoch, index).
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "best": self.best,
         }
         write_atomically(self.snapshot, lambda f: torch.save(state, f), mode="wb")
 
@@ -255,52 +322,58 @@ class Trainer:
             state = torch.load(self.snapshot, map_location="cpu", weights_only=True)
         except Exception as error:
             raise SnapshotError(f"{self.snapshot} cannot be read ({error}); delete it to start anew") from error
-        if {key: state[key] for key in self._identity()} != self._identity():
-            seeds = [] if state["seed"] == self.seed else [f"seed: {self.seed}, {state['seed']}"]
-            raise SnapshotError(
-                f"{self.snapshot} is of another run. This one and that one differ in "
-                f"{'; '.join(self.experiment.differences(state['experiment']) + seeds)} "
-                f"(configuration {self.experiment.config_hash}, {state['config_hash']}). "
-                f"Choose another run folder, or delete the snapshot"
-            )
+        self._refuse_another(self.snapshot, state)
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration, self.seconds = state["iteration"], state["seconds"]
-        self.history, self.sums = state["history"], state["sums"]
-        torch.set_rng_state(state["random"])
-        if state["random_cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["random_cuda"])
+        self.history, self.sums, self.best = state["history"], state["sums"], state.get("best", {})
+
+    def _refuse_another(self, file: Path, state: dict[str, Any]) -> None:
+        """Raise SnapshotError if a stored state is of another experiment or seed."""
+        differences = self.experiment.differences(state["experiment"])
+        if state["seed"] != self.seed:
+            differences.append(f"seed: {self.seed}, {state['seed']}")
+        if differences:
+            raise SnapshotError(
+                f"{file} is of another run. This one and that one differ in {'; '.join(differences)} (configuration "
+                f"{self.experiment.config_hash}, {state['config_hash']}). Choose another run folder, or delete the file"
+            )
 
     def _finish(self) -> dict[str, Any]:
         if self.history[-1].get("miou_initial") is None:
             raise RuntimeError("the last epoch was not validated")
         if not hasattr(self, "scores"):  # interrupted after the last snapshot
             self.scores = {name: evaluation.as_dict() for name, evaluation in self.evaluate().items()}
-        tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
-        write_atomically(self.folder / "checkpoint.safetensors", lambda f: save_file(tensors, f.name), mode="wb")
+        self._save_weights("checkpoint.safetensors")
         result = self._identity() | {
             "metrics": self.scores,
             "split": self.experiment.val_split,
+            "best_validation": self.best,
             "pictures": {"train": len(self.train_samples), "val": len(self.val_samples)},
             "data_fingerprint": fingerprint([*self.train_samples, *self.val_samples]),
             "parameters": sum(p.numel() for p in self.network.parameters()),
-            "initial_weights": str(self.load_report or "random"),
+            "initial_weights": self.load_report,
             "duration_seconds": round(self.seconds, 1),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "commit": self.commit,
             "versions": versions(),
             "hardware": hardware(self.device),
+            "processes": processes.count(),
             "experiment": asdict(self.experiment),
         }
-        write_json(self.result, result)
-        self.snapshot.unlink(missing_ok=True)
+        if self.writes:
+            write_json(self.result, result)
+            self.snapshot.unlink(missing_ok=True)
+        processes.wait()
         return json.loads(self.result.read_text())
 
     def _finished_result(self) -> dict[str, Any]:
         result = json.loads(self.result.read_text())
-        if {key: result[key] for key in self._identity()} != self._identity():
-            raise SnapshotError(
-                f"{self.result} is of another run: {'; '.join(self.experiment.differences(result['experiment']))} "
-                f"(seed {self.seed}, {result['seed']}); choose another run folder"
-            )
+        self._refuse_another(self.result, result)
         return result
+
+
+if __name__ == "__main__":
+    from ovenet_core.launch import main
+
+    main()

@@ -290,8 +290,8 @@ def test_continuous_integration_runs_the_test_command():
 
 
 def readme_scores():
-    """(path of a result.json, {prediction: mIoU in % as printed}) of each row of the README's table of results."""
-    pattern = r"^\| .*?\]\((results/\S+?/result\.json)\)[^|]*\|(.*)\|$"
+    """(path of a result, {prediction: mIoU in % as printed}) of each row of the README's table of results."""
+    pattern = r"^\| .*?\]\((results/\S+?\.json)\)[^|]*\|(.*)\|$"
     for path, cells in re.findall(pattern, (ROOT / "README.md").read_text(), re.M):
         printed = [cell.strip().strip("*") for cell in cells.split("|")[-3:]]
         yield path, {name: value for name, value in zip(("S_i", "S_s", "S_f"), printed, strict=True) if value != "–"}

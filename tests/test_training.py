@@ -1,6 +1,10 @@
 """Training: exact continuation, refusal of foreign snapshots, divergence, results."""
 
 import json
+import resource
+import signal
+import subprocess
+from contextlib import suppress
 from dataclasses import asdict
 
 import numpy as np
@@ -17,7 +21,7 @@ from ovenet_core.experiments import preset
 from ovenet_core.inference import predict_classes
 from ovenet_core.loading import Batches, TrainingPictures
 from ovenet_core.models import load_trained
-from ovenet_core.runs import write_atomically
+from ovenet_core.runs import WriteError, write_atomically
 from ovenet_core.scenes import write_scenes
 from ovenet_core.training import DivergedError, SnapshotError, Trainer, poly
 
@@ -260,3 +264,118 @@ def test_only_the_offset_head_is_trained_when_frozen(scenes, tmp_path):
     assert changed == {"offset_head"}
 
 
+
+
+def test_a_frozen_run_starts_from_the_trained_baseline(scenes, tmp_path):
+    """Table 5, "Fr": trunk and semantic head are those of the finished run, and stay so."""
+    trainer(scenes, tmp_path / "hrnet", TINY.override(offset_branch=None)).run()
+    frozen = TINY.override(frozen=True, initial_run="scenes/hrnet")
+    result = trainer(scenes, tmp_path / "frozen", frozen, initial_run=tmp_path / "hrnet").run()
+    given, kept = weights_of(tmp_path / "hrnet"), weights_of(tmp_path / "frozen")
+    assert_same_weights(given, {name: kept[name] for name in given})
+    assert any(name.startswith("offset_head.") for name in kept)
+    assert TINY.override(offset_branch=None).config_hash in result["initial_weights"]
+
+
+def test_a_frozen_run_without_its_baseline_is_refused(scenes, tmp_path):
+    frozen = TINY.override(frozen=True, initial_run="scenes/hrnet")
+    with pytest.raises(ValueError, match="finished run of scenes/hrnet"):
+        trainer(scenes, tmp_path, frozen)
+    with pytest.raises(FileNotFoundError, match=r"nowhere has no result\.json"):
+        trainer(scenes, tmp_path, frozen, initial_run=tmp_path / "nowhere")
+
+
+def test_a_baseline_of_another_width_is_refused(scenes, tmp_path):
+    trainer(scenes, tmp_path / "hrnet", TINY.override(offset_branch=None, width=4, epochs=1)).run()
+    frozen = TINY.override(frozen=True, initial_run="scenes/hrnet")
+    with pytest.raises(ValueError, match="width 4"):
+        trainer(scenes, tmp_path / "frozen", frozen, initial_run=tmp_path / "hrnet")
+
+
+def test_the_best_and_the_last_weights_are_kept_and_nothing_else(scenes, tmp_path):
+    result = trainer(scenes, tmp_path, TINY.override(validate_every=1), snapshot_every=1).run()
+    history = pd.read_csv(tmp_path / "history.csv")
+    best = history.loc[history.miou_fused.idxmax()]
+    assert result["best_validation"] == {"epoch": best.epoch, "miou": pytest.approx(best.miou_fused)}
+    kept = {"config.json", "history.csv", "best.safetensors", "checkpoint.safetensors", "result.json"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_what_a_killed_write_left_is_removed(scenes, tmp_path):
+    (tmp_path / ".snapshot.pt.0123.tmp").write_bytes(b"half a snapsh")
+    trainer(scenes, tmp_path)
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_doubled_loss_weight_doubles_the_first_step(scenes, tmp_path):
+    """Without momentum yet, and without weight decay."""
+    spec = TINY.override(weight_decay=0.0)
+    steps = []
+    for weight in (1.0, 2.0):
+        run = trainer(scenes, tmp_path / str(weight), spec.override(loss_weight=weight))
+        before = run.network.offset_head.head.output.weight.detach().clone()
+        run.run(stop_after=1)
+        steps.append(run.network.offset_head.head.output.weight.detach() - before)
+    assert torch.allclose(2 * steps[0], steps[1], rtol=1e-3, atol=1e-7)
+
+
+# -- Disks that are full or closed
+
+
+def assert_stopped_with_the_last_snapshot(scenes, folder, message, iteration):
+    assert "could not be written" in message and str(folder) in message and "start again" in message
+    assert torch.load(folder / "snapshot.pt", weights_only=True)["iteration"] == iteration
+    assert trainer(scenes, folder).iteration == iteration
+
+
+def test_a_write_beyond_the_largest_file_size_keeps_the_last_snapshot(scenes, tmp_path):
+    """A limit of this process stands for a full disk where none can be made."""
+    trainer(scenes, tmp_path).run(stop_after=2)
+    run = trainer(scenes, tmp_path, snapshot_every=1)
+    before, kept = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+        with pytest.raises(WriteError) as error:
+            run.run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, kept)
+    assert_stopped_with_the_last_snapshot(scenes, tmp_path, str(error.value), 2)
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 30 MB of its own, as (folder, function to mount it again with other options)."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(*options):
+        command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    if (mounted := mount("size=30m")).returncode:
+        pytest.skip(f"may not mount a tmpfs here: {mounted.stderr.strip()}")
+    yield folder, mount
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("fault", ["full", "read-only"])
+def test_a_full_or_closed_disk_keeps_the_last_snapshot(scenes, small_disk, fault):
+    disk, mount = small_disk
+    folder = disk / "run"
+    trainer(scenes, folder).run(stop_after=2)
+    run = trainer(scenes, folder, snapshot_every=1)
+    if fault == "full":
+        with suppress(OSError), open(disk / "filler", "wb", buffering=0) as file:
+            while file.write(bytes(2**16)):
+                pass
+    else:
+        assert mount("remount", "ro").returncode == 0
+    with pytest.raises(WriteError, match="No space left" if fault == "full" else "Read-only") as error:
+        run.run()
+    if fault == "full":
+        (disk / "filler").unlink()
+    else:
+        assert mount("remount", "rw").returncode == 0
+    assert_stopped_with_the_last_snapshot(scenes, folder, str(error.value), 2)

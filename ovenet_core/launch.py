@@ -1,0 +1,155 @@
+"""Starting a run: from names and folders to a trainer, in this process or in several by torchrun.
+
+    python -m ovenet_core.training EXPERIMENT                              one process
+    torchrun --nproc-per-node 4 -m ovenet_core.training EXPERIMENT         four, on one machine
+"""
+
+import argparse
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch.distributed import DistError
+from torch.distributed.elastic.multiprocessing.errors import record
+
+from ovenet_core import models, processes
+from ovenet_core.experiments import Experiment, preset
+from ovenet_core.files import find
+from ovenet_core.scenes import open_data
+from ovenet_core.training import Trainer
+
+LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")  # another process has died
+
+
+def data_set_of(experiment: str, spec: Experiment) -> str:
+    """The data set of a preset, `scenes/…` where its pictures are generated."""
+    drawn = experiment.startswith("scenes") and spec.benchmark == preset(experiment).benchmark
+    return f"scenes/{spec.benchmark}" if drawn else spec.benchmark
+
+
+def open_run(
+    project: Path,
+    experiment: str,
+    *,
+    overrides: dict[str, Any] | None = None,
+    seed: int = 0,
+    data_root: str = "",
+    weights_root: str = "",
+    run_folder: str = "",
+    initial_run: str = "",
+    device: Any = "",
+    workers: int = 0,
+    cache_folder: str = "",
+    **options: Any,
+) -> Trainer:
+    """The trainer of a preset with `overrides`; empty paths mean the usual places.
+
+    These are `data/`, `weights/` and `runs/` of the project, and the folder `shared` beside it; generated scenes are
+    drawn. Other options are those of `Trainer`.
+
+    Raises:
+        ValueError, DataError, FileNotFoundError: a name or a value that does not exist, a folder that is not there.
+    """
+    spec = preset(experiment, **(overrides or {}))
+    _, root = open_data(data_set_of(experiment, spec), data_root, [project / "data", project / "../shared/datasets"])
+    places = [weights_root] if weights_root else [project / "weights", project / "../shared/weights"]
+    baseline = initial_run or (str(project / "runs" / spec.initial_run / f"seed{seed}") if spec.initial_run else None)
+    return Trainer(
+        spec,
+        root,
+        run_folder or project / "runs" / experiment / f"seed{seed}",
+        seed=seed,
+        weights=find(spec.initial_weights, *places) if spec.initial_weights else None,
+        initial_run=baseline,
+        device=device,
+        workers=workers,
+        cache=cache_folder or None,
+        **options,
+    )
+
+
+def train_in_processes(number: int, project: Path, experiment: str, overrides: dict[str, Any], **options: Any) -> None:
+    """Train in several processes of this machine, one for each GPU, with their log shown here as it comes.
+
+    Interrupted, all of them end, with the last snapshot kept; when one dies the others end, and a second attempt is
+    made from the last snapshot. Options are those of the command line, with `_` for `-`.
+
+    Raises:
+        RuntimeError: the run failed twice; the log above has the error.
+    """
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
+    command += ["--max-restarts=1", "-m", "ovenet_core.training", experiment, f"--project={project}"]
+    command += [f"--set={yaml.safe_dump({n: v}, default_flow_style=True, width=10**6).strip()}" for n, v in
+                overrides.items()]
+    command += [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value not in ("", None)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            while text := process.stdout.read1():
+                sys.stdout.write(text.decode(errors="replace"))
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait()
+            raise
+    if process.returncode:
+        raise RuntimeError(f"training in {number} processes ended with status {process.returncode}; the first error in "
+                           "the log above is the cause. Run this again to go on from the last snapshot")
+
+
+def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser("ovenet_core.training", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("experiment", help="a preset, such as scenes/ovenet or cityscapes/ovenet")
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="overrides",
+                        help="change a field of the experiment, such as epochs=2 or crop=[128,256]; may be repeated")
+    parser.add_argument("--seed", type=int, default=0)
+    for name, text in {
+        "data-root": "folder of the pictures", "weights-root": "folder of the initial weights",
+        "run-folder": "where the run's files go", "initial-run": "finished run that a frozen experiment starts from",
+        "device": "cpu or cuda", "cache-folder": "folder for decoded pictures",
+    }.items():
+        parser.add_argument(f"--{name}", default="", help=f"{text}; by default the usual one")
+    parser.add_argument("--workers", type=int, default=0, help="processes that prepare pictures, for each process")
+    parser.add_argument("--snapshot-every", type=int, help="iterations; by default an epoch")
+    parser.add_argument("--project", type=Path, default=Path(), help="folder with data/, weights/ and runs/; here")
+    parsed = parser.parse_args(argv)
+    try:
+        parsed.overrides = _fields(parsed.overrides)
+        preset(parsed.experiment, **parsed.overrides)
+    except ValueError as error:
+        parser.error(str(error))
+    return parsed
+
+
+def _fields(settings: Sequence[str]) -> dict[str, Any]:
+    """Fields from `name=value` or, as YAML has it, `{name: value}`."""
+    found: dict[str, Any] = {}
+    for setting in settings:
+        name, sign, value = setting.partition("=")
+        loaded = yaml.safe_load(setting) if setting.startswith("{") else {name: yaml.safe_load(value)} if sign else None
+        if not isinstance(loaded, dict):
+            raise ValueError(f"--set {setting}: expected FIELD=VALUE, such as epochs=2")
+        found |= loaded
+    return found
+
+
+@record
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train from the command line, alone or as one of torchrun's processes."""
+    options = vars(arguments(argv))
+    try:
+        with processes.together(models.processor(options.pop("device"))) as device:
+            trainer = open_run(options.pop("project"), options.pop("experiment"), device=device, **options)
+            result = trainer.run()
+            if trainer.writes:
+                final = list(result["metrics"])[-1]
+                print(f"{trainer.result}: mIoU of {final} {100 * result['metrics'][final]['miou']:.2f}%", flush=True)
+    except (DistError, RuntimeError) as error:
+        if isinstance(error, DistError) or any(sign in str(error) for sign in LOST):
+            # Another process has died. Its own error is the one to see; torchrun ends this one meanwhile.
+            time.sleep(60)
+        raise

@@ -1,0 +1,74 @@
+"""The command line, the usual places, and training in several processes from a notebook."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ovenet_core.benchmarks import DataError
+from ovenet_core.experiments import preset
+from ovenet_core.launch import arguments, data_set_of, open_run, train_in_processes
+from ovenet_core.scenes import write_scenes
+
+SMALL = {"benchmark": "cityscapes", "crop": [64, 128], "epochs": 1, "batch_size": 2, "validate_every": 1, "width": 8,
+         "blocks": 1, "initial_weights": "", "ohem_min_kept": 2048, "precision": "float32"}
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    return write_scenes(folder, split_sizes={"train": 4, "val": 2}, size=(64, 128), progress=False)
+
+
+def test_fields_are_set_by_name_as_text_or_as_yaml():
+    found = arguments(["scenes/ovenet", "--set", "epochs=2", "--set", "crop=[64, 128]", "--set", "{tau: 0.2}"])
+    assert found.overrides == {"epochs": 2, "crop": [64, 128], "tau": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        (["scenes/ovnet"], "did you mean 'scenes/ovenet'"),
+        (["scenes/ovenet", "--set", "epoch=2"], "did you mean 'epochs'"),
+        (["scenes/ovenet", "--set", "epochs=two"], "epochs is 'two'"),
+        (["scenes/ovenet", "--set", "epochs"], "expected FIELD=VALUE"),
+        (["scenes/ovenet", "--sed", "2"], "--sed"),
+    ],
+)
+def test_a_wrong_command_line_is_refused_before_anything_is_done(line, named, capsys):
+    with pytest.raises(SystemExit) as error:
+        arguments(line)
+    assert error.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+def test_generated_pictures_are_drawn_only_for_their_presets():
+    assert data_set_of("scenes-acdc/ovenet", preset("scenes-acdc/ovenet")) == "scenes/acdc"
+    assert data_set_of("acdc/ovenet", preset("acdc/ovenet")) == "acdc"
+    assert data_set_of("scenes/ovenet", preset("scenes/ovenet", benchmark="camvid")) == "camvid"
+
+
+def test_a_run_lies_in_the_usual_place(scenes, tmp_path):
+    run = open_run(tmp_path, "acdc/hrnet", overrides=SMALL, seed=3, data_root=str(scenes), device="cpu")
+    assert run.folder == tmp_path / "runs/acdc/hrnet/seed3"
+
+
+def test_weights_that_are_nowhere_are_named(scenes, tmp_path):
+    with pytest.raises(DataError, match="hrnetv2_w48_imagenet_pretrained"):
+        open_run(tmp_path, "cityscapes/hrnet", data_root=str(scenes), weights_root=str(tmp_path))
+
+
+def test_two_processes_are_started_and_their_log_is_shown(scenes, tmp_path, capsys):
+    options = {"seed": 1, "data_root": str(scenes), "run_folder": str(tmp_path / "run"), "device": "cpu"}
+    train_in_processes(2, Path(), "acdc/ovenet", SMALL, **options)
+    result = json.loads((tmp_path / "run/result.json").read_text())
+    assert (result["processes"], result["seed"]) == (2, 1)
+    assert "training: 100%" in capsys.readouterr().out
+    assert open_run(tmp_path, "acdc/ovenet", overrides=SMALL, **options).run() == result
+
+
+def test_a_failure_in_the_processes_is_an_error_here(scenes, tmp_path, capsys):
+    with pytest.raises(RuntimeError, match="2 processes ended with status"):
+        train_in_processes(2, Path(), "acdc/ovenet", SMALL | {"batch_size": 3}, data_root=str(scenes), device="cpu",
+                           run_folder=str(tmp_path / "run"))
+    assert "batch_size 3 cannot be divided among 2 processes" in capsys.readouterr().out
