@@ -75,8 +75,12 @@ class Experiment:
 
     @property
     def config_hash(self) -> str:
-        """Twelve hexadecimal digits that differ whenever a field does."""
-        return short_hash(asdict(self))
+        """Twelve hexadecimal digits that differ whenever a field does.
+
+        Fields with their default do not count, so that a new one leaves the hashes of older runs as they are. A default
+        must therefore never change; presets may.
+        """
+        return short_hash({f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default})
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Experiment":

@@ -206,6 +206,27 @@ def scenes() -> None:
         report("64 generated scenes of 128x256, written", time.perf_counter() - start, 10, "s")
 
 
+def two_processes(pictures: int = 16, epochs: int = 5) -> None:
+    """Pictures per second of two processes on two cores, against one process on one core; the same batches."""
+    fields = {"width": 8, "crop": [256, 512], "batch_size": 4, "epochs": epochs, "validate_every": epochs,
+              "initial_weights": "", "channels_last": True, "ohem_min_kept": 65536}
+    with tempfile.TemporaryDirectory() as folder:
+        root = write_scenes(f"{folder}/scenes", split_sizes={"train": pictures, "val": 1}, size=SIZE, progress=False)
+
+        def rate(processes: int) -> float:
+            run = f"{folder}/{processes}"
+            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+            command += ["-m", "ovenet_core.training", "cityscapes/ovenet", f"--data-root={root}", f"--run-folder={run}"]
+            command += [f"--set={name}={json.dumps(value)}" for name, value in fields.items()] + ["--device=cpu"]
+            subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
+            with open(f"{run}/result.json") as file:
+                return pictures * epochs / json.load(file)["duration_seconds"]
+
+        one, two = rate(1), rate(2)
+    report("pictures per second, two processes / one, a core each", two / one, 1.5, "x",
+           f"{two:.2f} / {one:.2f} a second", at_least=True)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="leave out the memory of the large networks")
@@ -215,7 +236,7 @@ if __name__ == "__main__":
     if arguments.one_step:
         sys.exit(one_step(arguments.one_step, arguments.checkpointing))
     print(f"{THREADS} threads on {os.cpu_count()} cores; load before: {os.getloadavg()[0]:.1f}")
-    for measure in (ohem, crops, input_pipeline, doctor, scenes, confusion, boundaries):
+    for measure in (ohem, crops, input_pipeline, doctor, scenes, confusion, boundaries, two_processes):
         measure()
     if not arguments.quick:
         memory()

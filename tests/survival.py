@@ -26,8 +26,8 @@ from ovenet_core.runs import commit, hardware, versions, write_json
 from ovenet_core.scenes import write_scenes
 from ovenet_core.training import Trainer
 
-SPEC = preset("scenes/ovenet", crop=[64, 128], epochs=2, batch_size=2, validate_every=2, ohem_min_kept=2048,
-              body="hrnet_ocr", picture_size=[64, 128])  # with dropout, which draws random numbers
+SPEC = preset("scenes/ovenet", crop=[32, 64], epochs=2, width=4, batch_size=2, validate_every=2, ohem_min_kept=2048,
+              body="hrnet_ocr", picture_size=[32, 64])  # with dropout, which draws random numbers
 SIZES = {"train": 8, "val": 1}
 
 

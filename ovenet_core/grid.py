@@ -1,0 +1,237 @@
+"""Grids: variants x seeds at one scale. Each cell is one run of notebook 02 in a folder of its own.
+
+A cell is done if its folder holds a valid `result.json`, and by nothing else. `workflow/Snakefile` runs the others.
+"""
+
+import difflib
+import itertools
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from ovenet_core.experiments import SCALES, SYSTEMS, TABLE_5, VARIANTS, Experiment, preset
+
+GRIDS: dict[str, tuple[str, ...]] = {"table-5": TABLE_5, "systems": SYSTEMS, "study": tuple(VARIANTS)}
+OPTIONS: dict[str, type] = dict.fromkeys(("data_root", "weights_root", "cache_folder", "device"), str)
+OPTIONS |= {"workers": int, "show_pictures": bool}  # parameters of notebook 02 that do not change the outcome
+EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a grid's keys: in words, and as a test
+    "scale": (f"one of {', '.join(SCALES)}", lambda v: v in list(SCALES)),
+    "variants": (f"one of {', '.join(GRIDS)}, or a list of some of {', '.join(VARIANTS)}",
+                 lambda v: isinstance(v, list | tuple) and len(v) > 0 and all(n in list(VARIANTS) for n in v)),
+    "seeds": ("a list of whole numbers from 0 on",
+              lambda v: isinstance(v, list) and len(v) > 0 and all(type(n) is int and n >= 0 for n in v)),
+    "overrides": ("a mapping of fields of an experiment; initial_run is the variant's",
+                  lambda v: isinstance(v, dict) and "initial_run" not in v),
+    "root": ("a folder", lambda v: isinstance(v, str) and v != ""),
+} | {name: (f"of type {kind.__name__}", lambda v, kind=kind: type(v) is kind) for name, kind in OPTIONS.items()}
+PREDICTIONS = ("S_i", "S_s", "S_f")
+
+
+class GridError(ValueError):
+    """A grid that cannot be run; the message says where, what is wrong and what was expected."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One variant with one seed, and what its folder says of it."""
+
+    scale: str
+    variant: str
+    seed: int
+    overrides: dict[str, Any]
+    root: Path
+
+    @property
+    def spec(self) -> Experiment:
+        return preset(f"{self.scale}/{self.variant}", **self.overrides)
+
+    @property
+    def key(self) -> str:
+        """The folder below the root: another one whenever the configuration is another."""
+        return f"{self.scale}/{self.variant}-{self.spec.config_hash}/seed{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.key
+
+    @property
+    def needs(self) -> "Cell | None":
+        """The cell whose trained network this one starts from: same seed, same overrides."""
+        if not self.spec.initial_run:
+            return None
+        scale, variant = self.spec.initial_run.split("/")
+        return Cell(scale, variant, self.seed, self.overrides, self.root)
+
+    def result(self) -> dict[str, Any] | None:
+        """What result.json says, or None if it is not there, not whole, or of another experiment or seed."""
+        try:
+            result = json.loads((self.folder / "result.json").read_text())
+            same = Experiment.from_json(result["experiment"]) == self.spec and result["seed"] == self.seed
+            scores = [result["metrics"][name]["miou"] for name in {"S_i", *result["metrics"]}]
+            return result if same and all(0 <= score <= 1 for score in scores) else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
+    def state(self) -> str:
+        """`done` (a valid result), `failed` (an error in the executed notebook, or nothing but a log), `interrupted` (a
+        snapshot to go on from; a cell that is being trained reads the same) or `missing`."""
+        if self.result():
+            return "done"
+        if _has_error(self.folder / "02_training.ipynb"):
+            return "failed"
+        if (self.folder / "snapshot.pt").exists():
+            return "interrupted"
+        return "failed" if (self.folder / "log.txt").exists() else "missing"
+
+    def set_aside(self) -> Path | None:
+        """Rename a result.json that is not valid, so that the cell can run; return its new path."""
+        path = self.folder / "result.json"
+        if not path.exists() or self.result():
+            return None
+        names = ["result.json.invalid", *(f"result.json.invalid-{i}" for i in range(2, 1000))]
+        aside = next(self.folder / name for name in names if not (self.folder / name).exists())
+        return path.rename(aside)
+
+    def parameters(self) -> dict[str, Any]:
+        """What notebook 02 is given."""
+        values = {"experiment": f"{self.scale}/{self.variant}", "overrides": self.overrides, "seed": self.seed}
+        values |= {"run_folder": str(self.folder.absolute())}
+        return values | ({"initial_run": str(self.needs.folder.absolute())} if self.needs else {})
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Variants x seeds at one scale, with fields of all their experiments changed."""
+
+    scale: str = "scenes"
+    variants: tuple[str, ...] = TABLE_5
+    seeds: tuple[int, ...] = (0,)
+    overrides: dict[str, Any] = field(default_factory=dict)
+    root: Path = Path("runs/grid")
+    options: dict[str, Any] = field(default_factory=dict)  # other parameters of notebook 02
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Grid":
+        """The grid that `grid` names (one of `GRIDS`, or a YAML file), with the other keys in place of its own.
+
+        Raises:
+            GridError: a key or value that is not expected; the message names the file, the key and what was.
+        """
+        name = str(config.get("grid", "table-5"))
+        if name in GRIDS:
+            stored, where = {"variants": name}, f"grid {name}"
+        elif Path(name).is_file():
+            stored, where = _read_yaml(Path(name)), name
+        else:
+            raise GridError(f"grid {name!r}: no such file, and not one of {', '.join(GRIDS)}{_near(name, GRIDS)}")
+        given = {key: _retyped(value) for key, value in config.items() if key != "grid"}
+        values = _checked(stored, where) | _checked(given, "the configuration")
+        options = {key: values.pop(key) for key in OPTIONS if key in values}
+        grid = cls(**values, options=options)
+        try:
+            specs = {variant: preset(f"{grid.scale}/{variant}", **grid.overrides) for variant in grid.variants}
+        except ValueError as error:
+            raise GridError(f"{where}: overrides: {error}") from error
+        for a, b in itertools.combinations(specs, 2):
+            if specs[a] == specs[b]:
+                raise GridError(f"{where}: overrides make {a} and {b} the same experiment; leave one of them out")
+        return grid
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> "Grid":
+        """The grid that a YAML file describes."""
+        return cls.from_config({"grid": str(path)})
+
+    def cells(self) -> list[Cell]:
+        """The cells in the order of the grid, each after the one that it needs, which is added if need be."""
+        cells: dict[str, Cell] = {}
+        for seed in self.seeds:
+            for variant in self.variants:
+                cell = Cell(self.scale, variant, seed, self.overrides, self.root)
+                cells |= {c.key: c for c in (cell.needs, cell) if c and c.key not in cells}
+        return list(cells.values())
+
+
+def state_table(cells: Iterable[Cell]) -> pd.DataFrame:
+    """One row per cell: variant, seed, state."""
+    return pd.DataFrame([(c.variant, c.seed, c.state()) for c in cells], columns=["variant", "seed", "state"])
+
+
+def scores(cells: Iterable[Cell]) -> pd.DataFrame:
+    """One row per cell with a valid result: variant, seed, mIoU in % of S_i, S_s, S_f and of the network's answer.
+
+    The answer is S_f, of a baseline S_i, which has nothing else.
+    """
+    rows = []
+    for cell in cells:
+        if result := cell.result():
+            miou = {name: 100 * score["miou"] for name, score in result["metrics"].items()}
+            rows.append({"variant": cell.variant, "seed": cell.seed} | miou | {"answer": miou.get("S_f", miou["S_i"])})
+    return pd.DataFrame(rows, columns=["variant", "seed", *PREDICTIONS, "answer"])
+
+
+def gather(cells: Iterable[Cell]) -> pd.DataFrame:
+    """One row per variant: mean and standard deviation (`sd`, n - 1) over the seeds of `scores`, and their number."""
+    found = scores(cells)
+    groups = found.astype(dict.fromkeys([*PREDICTIONS, "answer"], float)).groupby("variant", sort=False)
+    columns = {}
+    for name in (*PREDICTIONS, "answer"):
+        columns |= {name: groups[name].mean(), f"{name} sd": groups[name].std()}  # std divides by n - 1
+    return pd.DataFrame(columns | {"seeds": groups["seed"].nunique()})
+
+
+def _has_error(notebook: Path) -> bool:
+    """Whether a cell of an executed notebook ended with an error other than an interruption."""
+    try:
+        outputs = [o for cell in json.loads(notebook.read_text())["cells"] for o in cell.get("outputs", [])]
+    except (OSError, ValueError, KeyError):
+        return False
+    return any(o["output_type"] == "error" and o["ename"] != "KeyboardInterrupt" for o in outputs)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise GridError(f"{path} is not YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise GridError(f"{path}: expected `key: value` lines with {', '.join(EXPECTED)}")
+    return values
+
+
+def _retyped(value: Any, inside: bool = False) -> Any:
+    """`snakemake --config 'seeds=[0, 1]'` hands on the strings "0" and "1": what YAML takes them for."""
+    if isinstance(value, dict):
+        return {key: _retyped(v, True) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_retyped(v, True) for v in value]
+    return yaml.safe_load(value) if inside and isinstance(value, str) and value else value
+
+
+def _checked(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The values as `Grid` takes them."""
+    checked = {}
+    for key, value in values.items():
+        if key not in EXPECTED:
+            raise GridError(f"{where}: no key {key!r}{_near(key, EXPECTED)}; expected {', '.join(EXPECTED)}")
+        if key == "variants" and isinstance(value, str):
+            value = GRIDS.get(value, [value])
+        if key == "seeds" and type(value) is int:
+            value = [value]
+        expected, right = EXPECTED[key]
+        if not right(value):
+            names = {"scale": list(SCALES), "variants": list(VARIANTS) + list(GRIDS)}.get(key, [])
+            hints = [_near(v, names) for v in (value if isinstance(value, list) else [value]) if v not in names]
+            raise GridError(f"{where}: {key} is {value!r}{''.join(hints)}; expected {expected}")
+        checked[key] = {"variants": tuple, "seeds": tuple, "root": Path}.get(key, type(value))(value)
+    return checked
+
+
+def _near(word: Any, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(word), list(names), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,0 +1,286 @@
+"""Grids: what a folder says of its cell, what a grid's file may hold, Table 5, and a real grid of eight cells."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ovenet_core.experiments import TABLE_5, VARIANTS
+from ovenet_core.grid import GRIDS, Cell, Grid, GridError, gather, scores, state_table
+from ovenet_core.scenes import write_scenes
+
+ROOT = Path(__file__).parents[1]
+TINY = {"width": 8, "blocks": 1, "initial_weights": "", "crop": [64, 128], "batch_size": 2, "epochs": 1}
+
+
+def cell_of(root: Path, variant: str = "ovenet", seed: int = 0, **overrides) -> Cell:
+    return Cell("scenes", variant, seed, overrides, root)
+
+
+def write_result(cell: Cell, *, whole: bool = True, **changes) -> Path:
+    """The result that a cell would have: all three scores are half as good as 1 / (1 + seed), or those given."""
+    value = {"experiment": asdict(cell.spec), "seed": cell.seed, "metrics": {"S_i": {"miou": 0.5 / (1 + cell.seed)}}}
+    text = json.dumps(value | changes)
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    path = cell.folder / "result.json"
+    path.write_text(text if whole else text[: len(text) // 2])
+    return path
+
+
+def write_notebook(cell: Cell, *errors: str) -> None:
+    outputs = [{"output_type": "error", "ename": name, "evalue": "", "traceback": []} for name in errors]
+    cell.folder.mkdir(parents=True, exist_ok=True)
+    (cell.folder / "02_training.ipynb").write_text(json.dumps({"cells": [{"outputs": outputs}, {"source": ""}]}))
+
+
+# -- States
+
+
+def test_a_cell_without_a_folder_is_missing(tmp_path):
+    assert cell_of(tmp_path).state() == "missing"
+
+
+def test_a_cell_with_a_valid_result_is_done_whatever_else_there_is(tmp_path):
+    cell = cell_of(tmp_path)
+    write_result(cell)
+    write_notebook(cell, "ValueError")
+    (cell.folder / "snapshot.pt").touch()
+    assert cell.state() == "done"
+
+
+def test_a_cell_with_a_snapshot_is_interrupted(tmp_path):
+    cell = cell_of(tmp_path)
+    write_notebook(cell, "KeyboardInterrupt")
+    (cell.folder / "snapshot.pt").touch()
+    assert cell.state() == "interrupted"
+
+
+def test_a_cell_whose_notebook_has_an_error_failed(tmp_path):
+    cell = cell_of(tmp_path)
+    write_notebook(cell, "DivergedError")
+    (cell.folder / "snapshot.pt").touch()
+    assert cell.state() == "failed"
+
+
+def test_a_cell_that_left_nothing_but_a_log_failed(tmp_path):
+    cell = cell_of(tmp_path)
+    cell.folder.mkdir(parents=True)
+    (cell.folder / "log.txt").write_text("Killed")
+    assert cell.state() == "failed"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"whole": False},
+        {"seed": 1},
+        {"experiment": {"tau": 0.3}},
+        {"experiment": {"no_such_field": 1}},
+        {"experiment": None},
+        {"metrics": {}},
+        {"metrics": {"S_i": {"miou": None}}},
+        {"metrics": {"S_i": {"miou": 1.5}}},
+    ],
+    ids=str,
+)
+def test_a_damaged_result_is_not_done_and_is_moved_aside_never_over_another(tmp_path, damage):
+    cell = cell_of(tmp_path)
+    text = write_result(cell, **damage).read_text()
+    assert cell.state() != "done"
+    assert cell.set_aside() == cell.folder / "result.json.invalid"
+    write_result(cell, **damage)
+    assert cell.set_aside() == cell.folder / "result.json.invalid-2"
+    assert (cell.folder / "result.json.invalid").read_text() == text and not (cell.folder / "result.json").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "3"])
+def test_what_is_no_result_at_all_is_not_done(tmp_path, text):
+    cell = cell_of(tmp_path)
+    write_result(cell).write_text(text)
+    assert cell.state() != "done"
+
+
+def test_a_valid_result_stays_where_it_is(tmp_path):
+    path = write_result(cell_of(tmp_path))
+    assert cell_of(tmp_path).set_aside() is None and path.exists()
+
+
+# -- Folders and cells
+
+
+def test_a_changed_configuration_is_another_folder(tmp_path):
+    cells = [cell_of(tmp_path, epochs=e, tau=t) for e in (1, 2) for t in (0.2, 0.3)]
+    cells += [cell_of(tmp_path), cell_of(tmp_path, seed=1), cell_of(tmp_path, "hrnet")]
+    assert len({cell.folder for cell in cells}) == len(cells)
+
+
+def test_folders_read_scale_variant_configuration_seed(tmp_path):
+    cell = cell_of(tmp_path, seed=3, epochs=1)
+    assert cell.folder == tmp_path / "scenes" / f"ovenet-{cell.spec.config_hash}" / "seed3"
+
+
+def test_a_frozen_cell_needs_the_baseline_of_its_seed_and_overrides(tmp_path):
+    cell = cell_of(tmp_path, "ovenet-frozen", 1, epochs=2)
+    assert cell.needs == cell_of(tmp_path, "hrnet", 1, epochs=2)
+    assert cell.parameters()["initial_run"] == str(cell.needs.folder)
+    assert cell_of(tmp_path).needs is None and "initial_run" not in cell_of(tmp_path).parameters()
+
+
+def test_a_grid_gets_the_cells_that_its_own_need_once_and_before_them():
+    grid = Grid(variants=("ovenet-frozen", "hrnet"), seeds=(0, 1))
+    assert [(c.variant, c.seed) for c in grid.cells()] == [
+        ("hrnet", 0), ("ovenet-frozen", 0), ("hrnet", 1), ("ovenet-frozen", 1)]  # fmt: skip
+    assert [c.variant for c in Grid(variants=("ovenet-frozen",)).cells()] == ["hrnet", "ovenet-frozen"]
+
+
+# -- What describes a grid
+
+
+def test_named_grids_hold_the_variants_of_the_paper_and_of_the_study():
+    assert GRIDS["table-5"] == TABLE_5 and GRIDS["study"] == tuple(VARIANTS)
+    assert [c.variant for c in Grid.from_config({"grid": "systems"}).cells()] == [
+        "hrnet", "ovenet", "hrnet-ocr", "ovenet-ocr"]  # fmt: skip
+
+
+def test_a_file_holds_a_grid_and_the_configuration_goes_before_it(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text("scale: acdc\nvariants: table-5\nseeds: [0, 1]\noverrides: {epochs: 3}\nworkers: 2\n")
+    assert Grid.from_yaml(path) == Grid("acdc", TABLE_5, (0, 1), {"epochs": 3}, options={"workers": 2})
+    words = {"seeds": ["4"], "overrides": {"kappa": "0.3", "crop": ["64", "128"], "initial_weights": ""}, "workers": 0}
+    grid = Grid.from_config({"grid": str(path), **words})  # as snakemake hands on what --config says
+    assert (grid.scale, grid.seeds, grid.options) == ("acdc", (4,), {"workers": 0})
+    assert grid.overrides == {"kappa": 0.3, "crop": [64, 128], "initial_weights": ""}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("seed: [0]", "no key 'seed' (did you mean 'seeds'?)"),
+        ("variants: [ovenet-tau1]", "variants is ['ovenet-tau1'] (did you mean 'ovenet-tau-1'?)"),
+        ("variants: tabel-5", "(did you mean 'table-5'?)"),
+        ("variants: []", "variants is []"),
+        ("scale: scene", "scale is 'scene' (did you mean 'scenes'?)"),
+        ("seeds: [0, one]", "expected a list of whole numbers"),
+        ("overrides: {epoch: 1}", "overrides: an experiment has no field 'epoch'; did you mean 'epochs'?"),
+        ("overrides: {epochs: one}", "overrides: epochs is 'one'; expected int"),
+        ("overrides: [1]", "overrides is [1]; expected a mapping"),
+        ("overrides: {initial_run: scenes/hrnet}", "initial_run is the variant's"),
+        ("overrides: {tau: 0.2}", "ovenet and ovenet-tau-1 the same experiment"),
+        ("workers: many", "workers is 'many'; expected of type int"),
+        ("- 1", "expected `key: value` lines"),
+        ("scale: [", "is not YAML"),
+    ],
+)
+def test_errors_name_the_file_the_key_and_what_was_expected(tmp_path, text, expected):
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    with pytest.raises(GridError) as error:
+        Grid.from_yaml(path)
+    assert str(path) in str(error.value) and expected in str(error.value)
+
+
+def test_a_grid_that_is_neither_a_name_nor_a_file_is_refused():
+    with pytest.raises(GridError, match=r"grid 'tabel-5'.*did you mean 'table-5'"):
+        Grid.from_config({"grid": "tabel-5"})
+
+
+# -- Table 5
+
+
+def test_table_has_mean_standard_deviation_and_number_of_seeds(tmp_path):
+    grid = Grid(variants=("hrnet", "ovenet", "ovenet-tau-1"), seeds=(0, 1, 2), root=tmp_path)
+    miou = {"S_i": (0.30, 0.40, 0.56), "S_s": (0.2, 0.4, 0.6), "S_f": (0.50, 0.60, 0.76)}
+    for cell in grid.cells():
+        names = ["S_i"] if cell.variant == "hrnet" else list(miou)
+        metrics = {name: {"miou": miou[name][cell.seed]} for name in names}
+        if cell.variant != "ovenet-tau-1" or cell.seed == 1:  # of which one seed alone is done
+            write_result(cell, metrics=metrics)
+    table = gather(grid.cells())
+    assert list(table.index) == ["hrnet", "ovenet", "ovenet-tau-1"] and list(table["seeds"]) == [3, 3, 1]
+    # By hand: deviations -12, -2, 14 of 42 and 62; sqrt((144 + 4 + 196) / 2).
+    assert table.loc["ovenet", ["S_i", "S_s", "S_f", "answer"]].tolist() == pytest.approx([42, 40, 62, 62])
+    assert table.loc["ovenet", ["S_i sd", "S_s sd", "answer sd"]].tolist() == pytest.approx([172**0.5, 20, 172**0.5])
+    assert table.loc["hrnet", "answer"] == pytest.approx(42) and table.loc["hrnet", ["S_s", "S_f"]].isna().all()
+    assert table.loc["ovenet-tau-1", "answer"] == pytest.approx(60)
+    assert table.loc["ovenet-tau-1", ["S_i sd", "answer sd"]].isna().all()
+    assert len(scores(grid.cells())) == 7
+
+
+def test_the_table_of_a_grid_without_results_is_empty(tmp_path):
+    assert gather(Grid(root=tmp_path).cells()).empty
+
+
+def test_damaged_results_do_not_count(tmp_path):
+    cells = Grid(variants=("ovenet",), seeds=(0, 1), root=tmp_path).cells()
+    write_result(cells[0])
+    write_result(cells[1], whole=False)
+    assert gather(cells).loc["ovenet", "seeds"] == 1
+
+
+# -- Snakemake
+
+
+def snakemake(tmp_path: Path, *options: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "workflow/Snakefile")]
+    command += ["--directory", str(tmp_path), *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def write_grid(tmp_path: Path, seeds: int = 4) -> Grid:
+    path = tmp_path / "grid.yaml"
+    grid = {"scale": "cityscapes", "variants": ["hrnet", "ovenet"], "seeds": list(range(seeds)), "overrides": TINY}
+    path.write_text(yaml.safe_dump(grid | {"root": str(tmp_path / "grid"), "data_root": str(tmp_path / "data")}))
+    return Grid.from_yaml(path)
+
+
+def trained(process: subprocess.CompletedProcess, cells: list[Cell]) -> list[Cell]:
+    """The cells that snakemake says it trains."""
+    return [cell for cell in cells if f"training {cell.key}\n" in process.stdout + process.stderr]
+
+
+@pytest.mark.parametrize("profile", ["slurm", "kubernetes"])
+def test_the_cells_of_a_grid_are_what_a_cluster_would_be_given(tmp_path, profile):
+    cells = write_grid(tmp_path).cells()
+    write_result(cells[0])
+    config = ["--config", f"grid={tmp_path / 'grid.yaml'}"]
+    process = snakemake(tmp_path, "--dry-run", "--profile", str(ROOT / "workflow/profiles" / profile), *config)
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert trained(process, cells) == cells[1:]
+
+
+def test_eight_cells_at_once_of_which_two_fail_and_are_repeated_and_a_seed_is_added(tmp_path):
+    sizes = {"train": 2, "val": 1}
+    write_scenes(tmp_path / "data", "cityscapes", split_sizes=sizes, size=(64, 128), progress=False)
+    cells = write_grid(tmp_path).cells()
+    broken = [cells[2], cells[5]]
+    for cell in broken:
+        (cell.folder / "config.json").mkdir(parents=True)  # where the run wants to write a file
+    write_result(cells[3], whole=False)
+    options = ["--cores", "8", "--config", f"grid={tmp_path / 'grid.yaml'}"]
+
+    first = snakemake(tmp_path, *options)
+    assert first.returncode != 0 and trained(first, cells) == cells
+    states = ["failed" if cell in broken else "done" for cell in cells]
+    assert list(state_table(cells)["state"]) == states, first.stdout + first.stderr
+    for cell in broken:
+        assert "config.json" in (cell.folder / "log.txt").read_text()
+        assert "config.json" in (cell.folder / "02_training.ipynb").read_text()
+    assert (cells[3].folder / "result.json.invalid").exists()
+
+    again = snakemake(tmp_path, "--dry-run", *options)
+    assert trained(again, cells) == broken, again.stdout + again.stderr
+    for cell in broken:
+        (cell.folder / "config.json").rmdir()
+    finished = {cell.key: os.stat(cell.folder / "result.json").st_mtime_ns for cell in cells if cell not in broken}
+    more = write_grid(tmp_path, seeds=5).cells()
+    second = snakemake(tmp_path, *options)
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert trained(second, more) == broken + more[8:]
+    assert set(state_table(more)["state"]) == {"done"}
+    assert finished == {key: os.stat(tmp_path / "grid" / key / "result.json").st_mtime_ns for key in finished}
+    assert list(gather(more)["seeds"]) == [5, 5]
