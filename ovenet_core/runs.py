@@ -19,7 +19,12 @@ from safetensors import SafetensorError
 
 
 class WriteError(OSError):
-    """A file of a run could not be written; the message says which, why and what to do."""
+    """A file of a run could not be written; the message says which, why and what to do, `errno` is the system's."""
+
+    def __init__(self, path: Path, error: Exception):
+        super().__init__(f"{path} could not be written ({error}). What was there before is kept: make room on the disk "
+                         "or the folder writable, and start again")
+        self.errno = getattr(error, "errno", None)
 
 
 def write_atomically(path: Path, write: Callable, mode: str = "w") -> None:
@@ -36,8 +41,7 @@ def write_atomically(path: Path, write: Callable, mode: str = "w") -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError, SafetensorError) as error:  # the last two are torch's and safetensors' own
-        raise WriteError(f"{path} could not be written ({error}). What was there before is kept: make room on the disk "
-                         "or the folder writable, and start again") from error
+        raise WriteError(path, error) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
