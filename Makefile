@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 QUICKSTART := runs/quickstart/00_quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test notebooks lab bench lint lock clean
+.PHONY: help quickstart test notebooks study results lab bench lint lock clean
 .DELETE_ON_ERROR:
 
 help:  ## Explain every target.
@@ -30,13 +30,22 @@ quickstart: $(READY)  ## Train a small OVeNet on generated street scenes and sho
 
 test: $(READY) lint  ## Check style, run the unit tests, run every notebook against its stored output (under 10 minutes).
 	@# A process for each core, up to four, with one thread each; the cells of a notebook stay together, in order.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile \
+	  --no-loadscope-reorder
 
 notebooks: $(READY)  ## Run every notebook anew and store it with what it shows (N=04 for that one alone).
 	@for notebook in notebooks/$(N)*.ipynb; do \
 	  SPYDER_TEXT_BAR=1 $(BIN)/jupyter nbconvert --log-level ERROR --to notebook --execute --inplace $$notebook && \
 	  $(BIN)/jupyter nbconvert --log-level ERROR --CoalesceStreamsPreprocessor.enabled=True --to notebook --inplace \
 	    $$notebook || exit 1; done
+
+SCALE := toy
+CORES := 2
+study: $(READY)  ## Run every variant of the study, score it, make all tables and figures (SCALE=toy CORES=2: 15 minutes).
+	OMP_NUM_THREADS=1 $(BIN)/python workflow/study.py $(SCALE) --cores $(CORES)
+
+results: $(READY)  ## Write results/tables/ and the README's section of results anew from the runs in results/.
+	$(BIN)/python -m ovenet_core.report
 
 lab: $(READY)  ## Open JupyterLab in the browser.
 	$(BIN)/jupyter lab

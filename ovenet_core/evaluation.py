@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
@@ -18,7 +19,7 @@ from tqdm.auto import tqdm
 
 from ovenet_core import processes
 from ovenet_core.benchmarks import Benchmark, DataError, Sample
-from ovenet_core.boundaries import BoundaryCounts, BoundaryScores, LabelBoundaries
+from ovenet_core.boundaries import BANDS, BoundaryCounts, BoundaryScores, LabelBoundaries
 from ovenet_core.metrics import (
     INSTANCE_SIZES,
     ConfusionMatrix,
@@ -31,6 +32,7 @@ from ovenet_core.metrics import (
     number,
 )
 
+NEAR = 4  # pixels from a label boundary; of those further away nobody would say that they are at it
 Read = Callable[[Sample], Mapping[str, np.ndarray | Tensor]]
 
 
@@ -56,11 +58,17 @@ class Counts:
 
 
 class PictureScores(NamedTuple):
-    """Scores of one picture. Its mIoU is over the classes that occur in its label or in its prediction."""
+    """Scores of one picture. Its mIoU is over the classes that occur in its label or in its prediction.
+
+    Attributes:
+        cells: (label, prediction, pixels, pixels within `NEAR` of a label boundary) of what occurs, as train ids; empty
+            without boundaries.
+    """
 
     name: str
     miou: float
     pixel_accuracy: float
+    cells: tuple[tuple[int, int, int, int], ...] = ()
 
     def as_dict(self) -> dict:
         """For evaluation.json: None where no pixel has a label."""
@@ -189,8 +197,7 @@ def evaluate(
                                 "the pictures before; predict this one anew")
             for name, counts in outputs.items():
                 _add(totals.setdefault(name, {}), {sample.condition: counts})
-                scores = Scores(counts.confusion.astype(np.float64))
-                pictures.setdefault(name, []).append(PictureScores(sample.name, scores.miou, scores.pixel_accuracy))
+                pictures.setdefault(name, []).append(_of_picture(sample.name, counts))
     shares = processes.gathered((totals, pictures))
     sums: dict[str, dict[str | None, Counts]] = {}
     for theirs, _ in shares:
@@ -199,6 +206,26 @@ def evaluate(
     rounds = {name: zip_longest(*(found.get(name, ()) for _, found in shares)) for name in sums}
     ordered = {name: tuple(p for round_ in rounds[name] for p in round_ if p is not None) for name in sums}
     return {name: _evaluation(data, sums[name], ordered[name]) for name in sums}
+
+
+def _of_picture(name: str, counts: Counts) -> PictureScores:
+    scores, cells = Scores(counts.confusion.astype(np.float64)), np.zeros((0, 4), int)
+    if counts.boundaries is not None:
+        label, prediction = np.nonzero(counts.confusion)
+        both = counts.confusion, counts.boundaries.trimap[BANDS.index(NEAR)]
+        cells = np.stack([label, prediction, *(matrix[label, prediction] for matrix in both)], axis=1)
+    return PictureScores(name, scores.miou, scores.pixel_accuracy, tuple(map(tuple, cells.tolist())))
+
+
+def picture_counts(evaluations: Mapping[str, Evaluation]) -> pd.DataFrame:
+    """The confusion matrix of every picture, long: what a bootstrap over pictures draws from.
+
+    Returns:
+        A row for each output ("S_i", …), picture, label and prediction (train ids) that occur together, with their
+        `pixels`, and those of them `near` a label boundary: within `NEAR` pixels.
+    """
+    rows = [(output, p.name, *cell) for output, e in evaluations.items() for p in e.pictures for cell in p.cells]
+    return pd.DataFrame(rows, columns=["output", "picture", "label", "prediction", "pixels", "near"])
 
 
 def _add(sums: dict[str | None, Counts], counts: Mapping[str | None, Counts]) -> None:

@@ -15,6 +15,7 @@ import pandas as pd
 import yaml
 
 from ovenet_core.experiments import SCALES, SYSTEMS, TABLE_5, VARIANTS, Experiment, preset
+from ovenet_core.launch import data_set_of
 
 GRIDS: dict[str, tuple[str, ...]] = {"table-5": TABLE_5, "systems": SYSTEMS, "study": tuple(VARIANTS)}
 OPTIONS: dict[str, type] = dict.fromkeys(("data_root", "weights_root", "cache_folder", "device"), str)
@@ -28,6 +29,7 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a grid's keys: 
     "overrides": ("a mapping of fields of an experiment; initial_run is the variant's",
                   lambda v: isinstance(v, dict) and "initial_run" not in v),
     "root": ("a folder", lambda v: isinstance(v, str) and v != ""),
+    "scores": ("true or false", lambda v: type(v) is bool),
 } | {name: (f"of type {kind.__name__}", lambda v, kind=kind: type(v) is kind) for name, kind in OPTIONS.items()}
 PREDICTIONS = ("S_i", "S_s", "S_f")
 
@@ -97,6 +99,18 @@ class Cell:
         aside = next(self.folder / name for name in names if not (self.folder / name).exists())
         return path.rename(aside)
 
+    @property
+    def scored(self) -> dict[str, str]:
+        """The notebooks that score this cell's network, and the file in its folder that each leaves."""
+        files = {"04_evaluation": "pictures.csv.gz"}
+        return files | ({"08_offset_analysis": "offset_analysis.json"} if self.variant == "ovenet" else {})
+
+    def scoring_parameters(self) -> dict[str, Any]:
+        """What these notebooks are given."""
+        folder = str(self.folder.absolute())
+        data_set = data_set_of(f"{self.scale}/{self.variant}", self.spec)
+        return {"run_folder": folder, "output_folder": folder, "data_set": data_set, "split": self.spec.val_split}
+
     def parameters(self) -> dict[str, Any]:
         """What notebook 02 is given."""
         values = {"experiment": f"{self.scale}/{self.variant}", "overrides": self.overrides, "seed": self.seed}
@@ -113,6 +127,7 @@ class Grid:
     seeds: tuple[int, ...] = (0,)
     overrides: dict[str, Any] = field(default_factory=dict)
     root: Path = Path("runs/grid")
+    scores: bool = False  # also `04_evaluation` of each cell, and `08_offset_analysis` of those of the variant `ovenet`
     options: dict[str, Any] = field(default_factory=dict)  # other parameters of notebook 02
 
     @classmethod

@@ -4,17 +4,19 @@ import hashlib
 import json
 import os
 import platform
+import resource
 import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-import torchvision
 from safetensors import SafetensorError
 
 
@@ -65,8 +67,8 @@ def short_hash(value: Any) -> str:
 
 def versions() -> dict[str, str]:
     """Of Python and the packages that numbers depend on."""
-    packages = {"torch": torch, "torchvision": torchvision, "numpy": np, "opencv": cv2}
-    return {"python": platform.python_version()} | {name: p.__version__ for name, p in packages.items()}
+    packages = {"torch": torch.__version__, "torchvision": version("torchvision"), "numpy": np.__version__}
+    return {"python": platform.python_version()} | packages | {"opencv": cv2.__version__}
 
 
 def hardware(device: torch.device) -> str:
@@ -74,6 +76,14 @@ def hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory in use so far, in GiB: of the GPU, as torch counts it, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # there bytes, on Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def commit() -> str:

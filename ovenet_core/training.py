@@ -35,7 +35,7 @@ from ovenet_core.inference import normalise, predict_classes
 from ovenet_core.loading import Batches, TrainingPictures
 from ovenet_core.losses import LossTerms
 from ovenet_core.models import autocast, build_loss, build_network, load_baseline, processor, warn_if_slow
-from ovenet_core.runs import commit, hardware, remove_unfinished, versions, write_atomically, write_json
+from ovenet_core.runs import commit, hardware, peak_memory, remove_unfinished, versions, write_atomically, write_json
 from ovenet_core.weights import load_official, read_state
 
 
@@ -354,6 +354,7 @@ class Trainer:
             "parameters": sum(p.numel() for p in self.network.parameters()),
             "initial_weights": self.load_report,
             "duration_seconds": round(self.seconds, 1),
+            "peak_memory_gib": round(peak_memory(self.device), 3),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "commit": self.commit,
             "versions": versions(),

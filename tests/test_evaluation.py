@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from ovenet_core.benchmarks import ADE20K, CAMVID, CITYSCAPES, Benchmark, DataError, Sample
-from ovenet_core.evaluation import evaluate
+from ovenet_core.benchmarks import ADE20K, CAMVID, CITYSCAPES, IGNORE, Benchmark, DataError, Sample
+from ovenet_core.boundaries import distance_to, label_boundary
+from ovenet_core.evaluation import NEAR, evaluate, picture_counts
 from ovenet_core.metrics import Scores
 from ovenet_core.scenes import write_scenes
 
@@ -144,7 +145,23 @@ def test_scores_of_pictures_are_theirs_alone(camvid):
     assert [picture.name for picture in found.pictures] == [sample.name for sample in camvid]
     for sample, picture in zip(camvid, found.pictures, strict=True):
         scores = Scores(confusion([sample], "S_f"))
-        assert picture[1:] == (scores.miou, scores.pixel_accuracy)
+        assert (picture.miou, picture.pixel_accuracy) == (scores.miou, scores.pixel_accuracy)
+    without = evaluate(CAMVID, camvid, guesses, boundaries=False, progress=False)["S_f"]
+    assert without.pictures == tuple(picture._replace(cells=()) for picture in found.pictures)
+
+
+def test_counts_of_pictures_are_all_pixels_and_those_near_boundaries(camvid):
+    found = evaluate(CAMVID, camvid, guesses, progress=False)
+    counts = picture_counts(found)
+    for (output, name), cells in counts.groupby(["output", "picture"]):
+        (sample,) = [s for s in camvid if s.name == name]
+        whole, near = np.zeros((2, CAMVID.num_classes, CAMVID.num_classes))
+        whole[cells["label"], cells["prediction"]] = cells["pixels"]
+        near[cells["label"], cells["prediction"]] = cells["near"]
+        np.testing.assert_array_equal(whole, confusion([sample], output))
+        label = CAMVID.read_label(sample)
+        there = distance_to(label_boundary(label)) < NEAR
+        assert near.sum() == (there & (label != IGNORE)).sum() and (near <= whole).all()
 
 
 def test_a_picture_without_a_label_has_no_score(camvid):

@@ -1,0 +1,127 @@
+"""All tables, the claims and the costs from the runs in a folder, as files; and the README's section of results.
+
+    python -m ovenet_core.report            from results/ to results/tables/ and README.md
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from ovenet_core.experiments import VARIANTS
+from ovenet_core.runs import write_atomically
+from ovenet_core.study import Study, causes, claims, costs
+from ovenet_core.study import table as claim_table
+from ovenet_core.tables import Collection, Run, Table, architecture, collect, find_runs, paper_tables, scale_tables
+
+SCALES = ("camvid", "camvid-half", "scenes")
+BEGIN, END = "<!-- results: written by `make results` -->", "<!-- end of results -->"
+EXPLAINED = ("An interval is a bootstrap over pictures and seeds, or the t interval over seeds; a verdict needs three "
+             "seeds of each system and an interval on one side of the bound.")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What can be said from the `result.json` files below some folders.
+
+    Attributes:
+        roots: folders of runs.
+        scales: those of which tables and claims are made.
+    """
+
+    roots: Sequence[str | Path] = ("results",)
+    scales: Sequence[str] = SCALES
+
+    @cached_property
+    def found(self) -> Collection:
+        return collect(*find_runs(*self.roots))
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        return [*paper_tables(self.found), *(t for scale in self.scales for t in scale_tables(scale, self.found))]
+
+    @cached_property
+    def frames(self) -> dict[str, tuple[str, pd.DataFrame]]:
+        """By name of file, the title and the rows of what has other columns: Table 6, claims, causes, costs, runs."""
+        frames = {"table6": ("Table 6: the architecture, reported and as built", architecture().reset_index()),
+                  "runs": ("Every result.json: counted, or why it is not", self.found.status)}
+        for scale in self.scales:
+            study = Study(scale, self.found)
+            frames[f"{scale}_claims"] = (f"The paper's claims, at the scale {scale}", claim_table(claims(study)))
+            parts = claim_table(causes(study)).drop(columns=["", "source", "verdict"]).rename(columns={"claim": "part"})
+            frames[f"{scale}_causes"] = (f"What a gain is made of, at the scale {scale}", parts)
+            cost = costs(study).round(3).reset_index(names="system")
+            frames[f"{scale}_costs"] = (f"What it costs, at the scale {scale}", cost)
+        return frames
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """Write all of it: each table as .csv, .md and .tex, all else as .csv and .md. Returns the files."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for made in self.tables:
+            made.write(folder)
+        for name, (title, frame) in self.frames.items():
+            write_atomically(folder / f"{name}.csv", lambda f, frame=frame: frame.to_csv(f, index=False))
+            text = f"## {title}\n\n{markdown(frame)}\n"
+            write_atomically(folder / f"{name}.md", lambda f, text=text: f.write(text))
+        return sorted(folder.iterdir())
+
+    def readme(self, scale: str = "camvid-half") -> str:
+        """The README's section: each run with its link, the claims of one scale, and its causes."""
+        study = Study(scale, self.found)
+        runs = [(v, run) for v in VARIANTS for _, run in sorted(study.runs(v).items())]
+        rows = [row for variant, run in runs for row in _rows(variant, run)]
+        parts = ["| run | seed | inference | *S_i* | *S_s* | *S_f* |", "|---|---|---|---|---|---|", *rows, ""]
+        for name in ("claims", "causes"):
+            title, frame = self.frames[f"{scale}_{name}"]
+            shown = frame.drop(columns=[c for c in ("source", "measure", "command") if c in frame and name == "claims"])
+            shown = shown.drop(columns="command", errors="ignore")
+            parts += [f"**{title}** ([as a table with measures and commands](results/tables/{scale}_{name}.md)).",
+                      "", markdown(shown), ""]
+        return "\n".join([*parts, EXPLAINED])
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A table in Markdown; a dash for what is not there."""
+    return frame.astype(object).where(frame.notna(), "–").to_markdown(index=False, disable_numparse=True)
+
+
+def _rows(variant: str, run: Run) -> list[str]:
+    """A row of the README for each file of scores in a run's folder."""
+    rows = []
+    for name, inference in (("result.json", "one scale"), ("evaluation_six_scales.json", "six scales, flip")):
+        if (path := run.folder / name).exists():
+            metrics = json.loads(path.read_text())["metrics"]
+            scores = [f"{100 * metrics[o]['miou']:.2f}" if o in metrics else "–" for o in ("S_i", "S_s", "S_f")]
+            rows.append(f"| [{variant}]({path.as_posix()}) | {run.seed} | {inference} | {' | '.join(scores)} |")
+    return rows
+
+
+def with_section(text: str, section: str) -> str:
+    """A README with another section of results between its two marks."""
+    whole = f"{BEGIN}\n\n{section}\n\n{END}"
+    return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: whole, text, count=1, flags=re.DOTALL)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", default="results", help="the folder with the runs")
+    parser.add_argument("--tables", default="results/tables", help="where the tables go")
+    parser.add_argument("--readme", default="README.md", help="whose section of results is written anew; '' for none")
+    options = parser.parse_args()
+    report = Report([options.root])
+    print(f"{len(report.write(options.tables))} files in {options.tables}")
+    if options.readme:
+        path = Path(options.readme)
+        text = with_section(path.read_text(), report.readme())
+        write_atomically(path, lambda f: f.write(text))
+        print(f"{options.readme}: section of results written")
+
+
+if __name__ == "__main__":
+    main()

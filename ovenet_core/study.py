@@ -1,0 +1,331 @@
+"""The study's own answers: paired differences with bootstrap intervals, and the claims of the paper put to the test."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch.utils.flop_counter import FlopCounterMode
+
+from ovenet_core.benchmarks import benchmark
+from ovenet_core.experiments import SCALES, preset
+from ovenet_core.metrics import ratio
+from ovenet_core.models import build_network
+from ovenet_core.ovenet import OVeNet
+from ovenet_core.tables import Collection, Run, command_for, variant_label
+
+DRAWS = 2000
+LEVEL = 0.95
+COMPARED = ("hrnet", "ovenet", "hrnet-wide", "hrnet-ocr", "ovenet-ocr")
+FEWEST = 3  # seeds of each system for a verdict: of fewer, nothing is known of how they differ
+
+Matrices = Float[np.ndarray, "pictures label prediction"]
+Confusion = Float[np.ndarray, "draws label prediction"]
+Score = Callable[[np.ndarray], np.ndarray]
+
+
+# -- Differences
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval, and from how many seeds; NaN where there is none."""
+
+    value: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    seeds: int = 0
+
+    def __str__(self) -> str:
+        if np.isnan(self.value):
+            return "–"
+        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]" if self.low == self.low else f"{self.value:.2f}"
+
+
+def class_iou(confusion: Confusion) -> Float[np.ndarray, "draws classes"]:
+    """IoU in % of each class of several confusion matrices; NaN for one that does not occur."""
+    hits = np.diagonal(confusion, axis1=1, axis2=2)
+    return 100 * ratio(hits, confusion.sum(1) + confusion.sum(2) - hits)
+
+
+def miou(confusion: Confusion) -> Float[np.ndarray, " draws"]:
+    """mIoU in %, over the classes that occur."""
+    return np.nanmean(class_iou(confusion), axis=1)
+
+
+def accuracy(confusion: Confusion) -> Float[np.ndarray, " draws"]:
+    """Pixel accuracy in %."""
+    return 100 * ratio(np.trace(confusion, axis1=1, axis2=2), confusion.sum((1, 2)))
+
+
+def share_of_gains(gains: Float[np.ndarray, "draws classes"]) -> Float[np.ndarray, " draws"]:
+    """The share, in %, of the classes with a gain above zero."""
+    return 100 * ratio((gains > 0).sum(1), (~np.isnan(gains)).sum(1))
+
+
+def paired_difference(
+    pairs: Sequence[tuple[Matrices, Matrices]],
+    score: Score = miou,
+    summary: Score = np.asarray,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Estimate:
+    """The mean difference in a score over pairs of runs, with a bootstrap interval over pictures and seeds.
+
+    In each draw the same pictures are drawn for all runs, and then pairs. With one pair, or few, what differs between
+    seeds is seen in part or not at all: the interval is then too narrow.
+
+    Args:
+        pairs: for each seed, the confusion matrices of each picture of the one system and of the other.
+        score: of sums of confusion matrices.
+        summary: of the mean differences, where `score` gives several numbers.
+    """
+    if not pairs:
+        return Estimate()
+    random = np.random.default_rng(seed)
+    count = len(pairs[0][0])
+    weights = random.multinomial(count, np.full(count, 1 / count), draws).astype(float)
+    exact, drawn = (np.array([_summed(one, w, score) - _summed(other, w, score) for one, other in pairs])
+                    for w in (np.ones((1, count)), weights))
+    chosen = random.integers(len(pairs), size=(len(pairs), draws))
+    low, high = np.quantile(summary(drawn[chosen, np.arange(draws)].mean(0)), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(float(summary(exact.mean(0))[0]), float(low), float(high), len(pairs))
+
+
+def _summed(matrices: Matrices, weights: Float[np.ndarray, "draws pictures"], score: Score) -> np.ndarray:
+    sums = weights @ matrices.reshape(len(matrices), -1)
+    return score(sums.reshape(-1, *matrices.shape[1:]))
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """The mean of one number of each seed, with the t interval of the mean where there are two seeds or more."""
+    if len(values) < 2:
+        return Estimate(*values, seeds=len(values))
+    t = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+    half = t.get(len(values), 1.96) * np.std(values, ddof=1) / len(values) ** 0.5
+    mean = float(np.mean(values))
+    return Estimate(mean, float(mean - half), float(mean + half), len(values))
+
+
+# -- Runs with what was counted of each picture
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs of one scale, with the scores of each picture (`04_evaluation`) and offsets (`08_offset_analysis`)."""
+
+    scale: str
+    found: Collection
+
+    @cached_property
+    def classes(self) -> int:
+        return benchmark(SCALES[self.scale][0].benchmark).num_classes
+
+    def runs(self, variant: str) -> dict[int, Run]:
+        """The counted runs of a variant, by seed."""
+        return self.found.by_preset.get(f"{self.scale}/{variant}", {})
+
+    def matrices(self, run: Run, output: str = "", pixels: str = "pixels") -> dict[str, np.ndarray]:
+        """By picture, the confusion matrix of an output, by default the answer; of all pixels, `near` or `far`."""
+        return _matrices(run.folder, output or run.answer, pixels, self.classes)
+
+    def pairs(
+        self, one: str, other: str, outputs: tuple[str, str] = ("", ""), pixels: str = "pixels"
+    ) -> list[tuple[Matrices, Matrices]]:
+        """The runs of two variants that have the same seed, with the pictures that both were scored on."""
+        ours, theirs = self.runs(one), self.runs(other)
+        made = []
+        for seed in sorted(ours.keys() & theirs.keys()):
+            both = self.matrices(ours[seed], outputs[0], pixels), self.matrices(theirs[seed], outputs[1], pixels)
+            if both[0] and both[0].keys() == both[1].keys():
+                made.append(tuple(np.stack([found[name] for name in sorted(found)]) for found in both))
+        return made
+
+    def difference(self, one: str, other: str, outputs: tuple[str, str] = ("", ""), pixels: str = "pixels",
+                   score: Score = miou) -> Estimate:
+        """`paired_difference` of two variants, or of two outputs of one."""
+        return paired_difference(self.pairs(one, other, outputs, pixels), score)
+
+    def analyses(self, variant: str = "ovenet") -> list[dict[str, Any]]:
+        """What `08_offset_analysis` found of each run of a variant: its row of all pixels, by name."""
+        rows = []
+        for run in self.runs(variant).values():
+            path = run.folder / "offset_analysis.json"
+            if path.exists():
+                table = json.loads(path.read_text())["offset_analysis"]["table"]
+                rows.append(next(r for r in table if (r["condition"], r["by"]) == ("all", "all")))
+        return rows
+
+
+def _matrices(folder: Path, output: str, pixels: str, classes: int) -> dict[str, np.ndarray]:
+    path = folder / "pictures.csv.gz"
+    if not path.exists():
+        return {}
+    counts = pd.read_csv(path)
+    counts = counts[counts["output"] == output].assign(far=lambda c: c["pixels"] - c["near"])
+    made = {}
+    for name, group in counts.groupby("picture"):
+        made[name] = np.zeros((classes, classes))
+        made[name][group["label"], group["prediction"]] = group[pixels]
+    return made
+
+
+# -- Claims
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper and what the runs say of it.
+
+    Attributes:
+        number: of the study's list; a part of a claim has a letter.
+        measure: what `estimate` is, and what would confirm the claim.
+        variants: whose runs it needs.
+    """
+
+    number: str
+    claim: str
+    source: str
+    measure: str
+    estimate: Estimate
+    verdict: str
+    variants: tuple[str, ...]
+    command: str = ""
+
+
+def judge(estimate: Estimate, above: float = 0.0) -> str:
+    """Confirmed if the whole interval lies above a bound, refuted if below; undecided if not, or of too few seeds."""
+    if estimate.seeds < FEWEST or np.isnan(estimate.low) or estimate.low <= above <= estimate.high:
+        return "undecided"
+    return "confirmed" if estimate.low > above else "refuted"
+
+
+def claims(study: Study) -> list[Claim]:
+    """The twelve claims, each with its verdict, number, interval and the command that would add to it."""
+    gain = "mIoU gain in points, paired by seed; bootstrap over pictures and seeds"
+    near, far = (study.difference("ovenet", "hrnet", pixels=p, score=accuracy) for p in ("near", "far"))
+    by_seed = study.analyses()
+
+    def mean(value: Callable[[Mapping], float]) -> Estimate:
+        return over_seeds([value(row) for row in by_seed])
+
+    pairs = study.pairs("ovenet", "hrnet")
+    made = [
+        _gain("1", "OVeNet beats HRNet", "Tables 1 to 5", gain, study, "ovenet", "hrnet"),
+        _gain("2", "OVeNet on OCR beats HRNet + OCR", "Table 1", gain, study, "ovenet-ocr", "hrnet-ocr"),
+        _claim("3", "in most classes", "Tables 2 and 3", "share of the classes that gain, in %; above 50",
+               paired_difference(pairs, class_iou, share_of_gains), ("ovenet", "hrnet"), study, above=50),
+        _claim("4", "mainly near boundaries", "Sections 1 and 4",
+               "gain in pixel accuracy within 4 pixels of a boundary minus that further away, in points",
+               _boundary_excess(study), ("ovenet", "hrnet"), study),
+        _claim("5", "offsets do not collapse to zero", "Section 3.2",
+               "share of the pixels whose seed is more than half a pixel away, in %; above 50; t interval over seeds",
+               mean(lambda r: 100 * r["moved"]), ("ovenet",), study, above=50),
+        _claim("6", "offsets point away from the boundary, into the segment", "Section 1",
+               "share of the seeds that have the pixel's label and lie deeper in it, minus that in random directions, "
+               "in points; t interval over seeds",
+               mean(lambda r: 100 * (r["seed_deeper"] - r["random_deeper"])), ("ovenet",), study),
+        _claim("7", "F is high where the seed has the pixel's class, low elsewhere", "Section 3.3",
+               "what F explains of the seeds' labels: 1 - Brier score / that of their mean rate, in %; t interval over "
+               "seeds",
+               mean(lambda r: 100 * (1 - r["brier"] / r["brier_of_rate"])), ("ovenet",), study),
+        _gain("8", "the confidence loss helps", "Section 3.3", gain, study, "ovenet", "ovenet-no-confidence-loss"),
+        _gain("9a", "tau 0.5 is better than 0.2", "Table 5", gain, study, "ovenet", "ovenet-tau-0.2"),
+        _gain("9b", "tau 0.5 is better than 1", "Table 5", gain, study, "ovenet", "ovenet-tau-1"),
+        _gain("10", "OHEM helps", "Table 5", gain, study, "ovenet", "ovenet-ce"),
+        _gain("11a", "a branch from stage 4 beats one from stage 3", "Table 5", gain, study, "ovenet",
+              "ovenet-branch-3"),
+        _gain("11b", "joint training beats a frozen body", "Table 5", gain, study, "ovenet", "ovenet-frozen"),
+        _gain("12", "fusing logits beats fusing probabilities", "Section 4.1", gain, study, "ovenet",
+              "ovenet-probabilities"),
+    ]
+    if not np.isnan(near.value):
+        made[3] = replace(made[3], measure=made[3].measure + f" (near {near}, far {far})")
+    return made
+
+
+def causes(study: Study) -> list[Claim]:
+    """What a gain of OVeNet is made of, and the controls that the paper does not have."""
+    parts = {
+        "of fusion itself": ("S_f minus S_i of the same network", ("ovenet", "ovenet"), ("S_f", "S_i")),
+        "of the seeds alone": ("S_s minus S_i of the same network", ("ovenet", "ovenet"), ("S_s", "S_i")),
+        "of joint training": ("S_i of OVeNet minus HRNet", ("ovenet", "hrnet"), ("S_i", "S_i")),
+        "of the loss's weight": ("HRNet with twice the loss minus HRNet", ("hrnet-loss-2", "hrnet"), ("", "")),
+        "of parameters alone": ("HRNet as large as OVeNet minus HRNet", ("hrnet-wide", "hrnet"), ("", "")),
+        "over as many parameters": ("OVeNet minus HRNet as large as it", ("ovenet", "hrnet-wide"), ("", "")),
+    }
+    return [_claim("", name, "ours", f"mIoU in points: {what}", study.difference(*variants, outputs), variants, study)
+            for name, (what, variants, outputs) in parts.items()]
+
+
+def table(found: Sequence[Claim]) -> pd.DataFrame:
+    """One row per claim, as printed."""
+    rows = [{"": c.number, "claim": c.claim, "source": c.source, "verdict": c.verdict,
+             "number [interval]": str(c.estimate), "seeds": c.estimate.seeds, "measure": c.measure,
+             "command": c.command} for c in found]
+    return pd.DataFrame(rows)
+
+
+def costs(study: Study) -> pd.DataFrame:
+    """What each system costs: parameters, GFLOP, training time and memory, and each as a share of HRNet's.
+
+    GFLOP are those of one forward pass of a picture as large as the crop.
+    """
+    rows = {}
+    for name in COMPARED:
+        runs = list(study.runs(name).values())
+        spec = preset(f"{study.scale}/{name}")
+        with torch.device("meta"):
+            network = build_network(spec, study.classes)
+        hours = [run.result["duration_seconds"] / 3600 for run in runs]
+        memory = [m for run in runs if (m := run.result.get("peak_memory_gib"))]
+        rows[variant_label(name)] = {
+            "parameters, million": sum(p.numel() for p in network.parameters()) / 1e6,
+            "GFLOP": operations(network, spec.crop) / 1e9,
+            "training, hours": np.mean(hours) if hours else np.nan,
+            "memory, GiB": np.mean(memory) if memory else np.nan,
+            "seeds": len(runs),
+        }
+    found = pd.DataFrame.from_dict(rows, orient="index")
+    shares = found.drop(columns="seeds") / found.drop(columns="seeds").iloc[0]
+    return found.join(shares.rename(columns=lambda name: f"{name.split(',')[0]}, of HRNet's"))
+
+
+def operations(network: OVeNet, size: tuple[int, int]) -> int:
+    """Operations of a network on the meta device, 2 for each multiply-add, for a picture (height, width)."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network.eval()(torch.empty(1, 3, *size, device="meta"))
+    return counter.get_total_flops()
+
+
+def _boundary_excess(study: Study) -> Estimate:
+    """Gain near boundaries minus gain far from them: both matrices of a run, one beside the other."""
+    def stacked(pixels: str) -> list[tuple[Matrices, Matrices]]:
+        return study.pairs("ovenet", "hrnet", pixels=pixels)
+
+    def excess(confusion: np.ndarray) -> np.ndarray:
+        near, far = np.split(confusion, 2, axis=1)
+        return accuracy(near) - accuracy(far)
+
+    pairs = [tuple(np.concatenate(parts, axis=1) for parts in zip(near, far, strict=True))
+             for near, far in zip(stacked("near"), stacked("far"), strict=True)]
+    return paired_difference(pairs, excess)
+
+
+def _gain(number: str, claim: str, source: str, measure: str, study: Study, one: str, other: str) -> Claim:
+    return _claim(number, claim, source, measure, study.difference(one, other), (one, other), study)
+
+
+def _claim(number: str, claim: str, source: str, measure: str, estimate: Estimate, variants: tuple[str, ...],
+           study: Study, above: float = 0.0) -> Claim:
+    """The claim with its verdict, and a command: for a verdict, that of the next seed; else, of what is missing."""
+    next_seed = {v: min(set(range(100)) - study.runs(v).keys()) for v in variants}
+    fewest = min(variants, key=lambda v: (next_seed[v], v != variants[0]))
+    command = command_for(f"{study.scale}/{fewest}", seed=next_seed[fewest])
+    return Claim(number, claim, source, measure, estimate, judge(estimate, above), variants, command)

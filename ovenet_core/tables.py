@@ -1,0 +1,432 @@
+"""The paper's tables and this study's: reported, reproduced, and the difference, from `result.json` files alone."""
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ovenet_core import reported
+from ovenet_core.benchmarks import benchmark
+from ovenet_core.experiments import PRESETS, SCALES, SYSTEMS, TABLE_5, VARIANTS, Experiment
+from ovenet_core.grid import Cell
+from ovenet_core.hrnet import BasicBlock, Bottleneck, Stage
+from ovenet_core.ovenet import build
+from ovenet_core.runs import write_atomically
+
+METRICS = {  # of result.json: as the paper's tables call them
+    "miou": "IoU cla.", "mean_instance_iou": "iIoU cla.", "mean_category_iou": "IoU cat.",
+    "mean_category_instance_iou": "iIoU cat.", "pixel_accuracy": "pixel acc.", "mean_accuracy": "mean acc.",
+}
+NAMES = {"hrnet": "HRNet", "ovenet": "OVeNet", "hrnet-ocr": "HRNet + OCR", "ovenet-ocr": "OVeNet (HRNet + OCR)"}
+COUNTED = "counted"
+GAIN = " gain"
+
+
+# -- Runs
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a `result.json` says of one experiment with one seed."""
+
+    folder: Path
+    result: dict[str, Any]
+
+    @cached_property
+    def experiment(self) -> Experiment:
+        return Experiment.from_json(self.result["experiment"])
+
+    @cached_property
+    def presets(self) -> list[str]:
+        """The presets with this configuration on the run's pictures, generated or real; most often one or none."""
+        return [name for name, spec in PRESETS.items() if spec == self.experiment]
+
+    @property
+    def seed(self) -> int:
+        return self.result["seed"]
+
+    @property
+    def answer(self) -> str:
+        """The output that the network answers with: S_f, or S_i of a baseline."""
+        return "S_f" if "S_f" in self.result["metrics"] else "S_i"
+
+    def score(self, metric: str, of_class: str = "", condition: str = "", output: str = "") -> float:
+        """A score in %, NaN if the result has none: a mean, or "iou" of a class; of a condition, "" or "all" of all."""
+        found = self.result["metrics"].get(output or self.answer, {})
+        if condition not in ("", "all"):
+            found = found.get("conditions", {}).get(condition, {})
+        value = found.get(metric, {}).get(of_class) if of_class else found.get(metric)
+        return np.nan if value is None else 100 * value
+
+
+def find_runs(*roots: str | Path) -> tuple[list[Run], dict[Path, str]]:
+    """The runs in the `result.json` files below some folders, and why others of these files cannot be read."""
+    runs, damaged = [], {}
+    for path in sorted(path for root in roots for path in Path(root).rglob("result.json")):
+        try:
+            run = Run(path.parent, json.loads(path.read_text()))
+            scores = [run.result["metrics"][name]["miou"] for name in {"S_i", *run.result["metrics"]}]
+            texts = [run.result[name] for name in ("commit", "data_fingerprint", "split")]
+            if not all(0 <= s <= 1 for s in scores) or type(run.seed) is not int or not all(map(str, texts)):
+                raise ValueError("a score that is not in [0, 1], or a seed that is not a whole number")
+            run.experiment  # noqa: B018 - read here, so that one that cannot be is damaged
+            runs.append(run)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            damaged[path.parent] = f"damaged: {type(error).__name__}: {error}"
+    return runs, damaged
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The runs that tables may average, and all others with the reason.
+
+    Attributes:
+        by_preset: of each preset its runs, by seed.
+        status: a row for each result.json: folder, preset, seed, split, commit, data (fingerprint), and `status`:
+            "counted", or why it is not.
+    """
+
+    by_preset: dict[str, dict[int, Run]]
+    status: pd.DataFrame
+
+    def commits(self, preset: str) -> list[str]:
+        """The commits of a preset's counted runs, in eight digits; "+" marks code that was changed."""
+        return sorted({short_commit(run.result["commit"]) for run in self.by_preset.get(preset, {}).values()})
+
+
+def collect(runs: Iterable[Run], damaged: dict[Path, str] | None = None) -> Collection:
+    """Sort runs by preset and seed: never two of one seed, another configuration, or other data in one mean.
+
+    Of two runs with the same preset and seed the one that finished first counts; of the runs of one scale, those on the
+    data that most of them have.
+    """
+    runs = sorted(runs, key=lambda run: (run.result.get("finished", ""), str(run.folder)))
+    data: dict[str, list[str]] = {}
+    for run in runs:
+        for scale in {name.split("/")[0] for name in run.presets}:
+            data.setdefault(scale, []).append(run.result["data_fingerprint"])
+    usual = {scale: statistics.mode(prints) for scale, prints in data.items()}
+    by_preset: dict[str, dict[int, Run]] = {}
+    rows = []
+    for run in runs:
+        preset = run.presets[0] if run.presets else ""
+        seeds = by_preset.setdefault(preset, {}) if preset else {}
+        if not preset:
+            status = f"another configuration: {_nearest(run.experiment)}"
+        elif run.result["data_fingerprint"] != usual[preset.split("/")[0]]:
+            status = "other data than most runs of this scale"
+        elif run.seed in seeds:
+            status = f"seed {run.seed} is there already: {seeds[run.seed].folder}"
+        else:
+            seeds[run.seed], status = run, COUNTED
+        rows.append((str(run.folder), preset, run.seed, run.result["split"], short_commit(run.result["commit"]),
+                     run.result["data_fingerprint"][:8], status))
+    rows += [(str(folder), "", None, "", "", "", why) for folder, why in (damaged or {}).items()]
+    columns = ["folder", "preset", "seed", "split", "commit", "data", "status"]
+    return Collection(by_preset, pd.DataFrame(rows, columns=columns).astype({"seed": "Int64"}))
+
+
+def short_commit(commit: str) -> str:
+    return commit[:8] + ("+" if commit.endswith("+") else "")
+
+
+def _nearest(experiment: Experiment) -> str:
+    """The preset with fewest other fields, and these."""
+    same = {name: spec for name, spec in PRESETS.items() if spec.benchmark == experiment.benchmark} or PRESETS
+    found = {name: experiment.differences(json.loads(json.dumps(asdict(spec)))) for name, spec in same.items()}
+    name = min(found, key=lambda n: len(found[n]))
+    return f"{name} but for {'; '.join(d if len(d) < 60 else d.split(':')[0] for d in found[name])}"
+
+
+# -- Tables
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers of one table, long: what is printed in one cell is one row.
+
+    Attributes:
+        name: of its files.
+        frame: `row` and `column` (texts), `among` (the cells of which the best is sought), `reported` (NaN where the
+            paper has none), `reproduced`, `sd`, `seeds`, `difference`, `state`, `decimals`, `folders`, `command`.
+        note: what has to be said below it.
+    """
+
+    name: str
+    title: str
+    frame: pd.DataFrame
+    note: str = ""
+
+    @cached_property
+    def best(self) -> pd.DataFrame:
+        """Whether a number is the highest of those it stands `among`, by value; equal ones all are. Alone, none is."""
+        groups = self.frame.groupby("among", sort=False)
+        return pd.DataFrame({name: (self.frame[name] == groups[name].transform("max"))
+                             & (groups[name].transform("count") > 1) for name in ("reported", "reproduced")})
+
+    def texts(self, bold: str = "{}") -> pd.DataFrame:
+        """Rows and columns as printed; under each column: reported, reproduced, difference. The best through `bold`."""
+        parts = {}
+        for name, text in (("reported", _reported), ("reproduced", _reproduced), ("difference", _difference)):
+            best = self.best.get(name, pd.Series(False, self.frame.index))
+            parts[name] = [bold.format(text(row)) if b else text(row)
+                           for (_, row), b in zip(self.frame.iterrows(), best, strict=True)]
+        long = self.frame[["row", "column"]].assign(**parts).set_index(["row", "column"])
+        wide = long.unstack("column").swaplevel(axis=1)
+        order = pd.MultiIndex.from_product([self.frame["column"].unique(), list(parts)])
+        wide = wide.reindex(index=self.frame["row"].unique(), columns=order).fillna("–")
+        wide = wide.loc[:, [any(t != "–" for t in wide[c]) or c[1] == "reproduced" for c in wide.columns]]
+        return wide.rename_axis(index=None, columns=[None, None])
+
+    def missing(self) -> list[str]:
+        """The commands that would run what is not there, each once."""
+        return list(dict.fromkeys(command for command in self.frame["command"] if command))
+
+    def write(self, folder: str | Path) -> None:
+        """Write `name`.csv (long, with folders and commands), .md and .tex."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / f"{self.name}.csv", lambda f: self.frame.to_csv(f, index=False, float_format="%.4f"))
+        write_atomically(folder / f"{self.name}.md", lambda f: f.write(self.markdown()))
+        write_atomically(folder / f"{self.name}.tex", lambda f: f.write(self.latex()))
+
+    def markdown(self) -> str:
+        """The table with its note, the runs behind it and the commands of what was not run."""
+        texts = self.texts("**{}**")
+        texts.columns = [", ".join(column) for column in texts.columns]
+        lines = [f"## {self.title}", "", texts.to_markdown(), "", self.note, ""]
+        if folders := sorted({folder for text in self.frame["folders"] for folder in text.split()}):
+            lines += ["Runs: " + ", ".join(f"`{folder}`" for folder in folders), ""]
+        if commands := self.missing():
+            lines += ["Not run; the commands that would:", "", "```sh", *commands, "```", ""]
+        return "\n".join(lines)
+
+    def latex(self) -> str:
+        """A tabular in the manner of booktabs."""
+        texts = self.texts("\\textbf{{{}}}").map(lambda t: t.replace("±", r"$\pm$").replace("–", "--"))
+        texts.index = [_escaped(text) for text in texts.index]
+        texts.columns = pd.MultiIndex.from_tuples([tuple(map(_escaped, c)) for c in texts.columns])
+        options = {"hrules": True, "caption": _escaped(self.title), "label": f"tab:{self.name}", "multicol_align": "c"}
+        return texts.style.to_latex(column_format="l" + "r" * texts.shape[1], **options)
+
+
+def _escaped(text: str) -> str:
+    for old, new in (("_", r"\_"), ("%", r"\%"), ("τ", r"$\tau$"), ("±", r"$\pm$"), ("–", "--"), ("×", r"$\times$")):
+        text = text.replace(old, new)
+    return text
+
+
+def _reported(row: pd.Series) -> str:
+    return "–" if np.isnan(row["reported"]) else f"{row['reported']:.{row['decimals']}f}"
+
+
+def _reproduced(row: pd.Series) -> str:
+    if row["seeds"] == 0:
+        return "not run" if row["command"] else "–"
+    spread = "" if np.isnan(row["sd"]) else f" ± {row['sd']:.2f}"
+    return f"{row['reproduced']:.2f}{spread} ({row['seeds']})"
+
+
+def _difference(row: pd.Series) -> str:
+    return "–" if np.isnan(row["difference"]) else f"{row['difference']:+.2f}"
+
+
+def command_for(preset: str, split: str = "val", seed: int = 0) -> str:
+    """What would run a preset; and, where labels are withheld, predict its test split for the server."""
+    scale, variant = preset.split("/")
+    command = f"snakemake --cores 1 --config scale={scale} variants={variant} seeds={seed} root=runs/grid"
+    if split != "test":
+        return command
+    folder = Cell(scale, variant, seed, {}, Path("runs/grid")).folder
+    return (f"{command} && papermill notebooks/05_test_inference.ipynb {folder}/05_test_inference.ipynb "
+            f"-p run_folder {folder} -p data_set {PRESETS[preset].benchmark}  # its archive goes to the server")
+
+
+def _reproduce(cells: Iterable[dict[str, Any]], found: Collection) -> pd.DataFrame:
+    """Fill in what runs say of each cell: row, column, among, reported, decimals, preset, split, metric, class, …"""
+    rows = []
+    for cell in cells:
+        runs = _runs_of(found, cell["preset"], cell["split"])
+        values = {seed: _value(run, found, cell) for seed, run in runs.items()}
+        values = {seed: value for seed, value in values.items() if not np.isnan(value)}
+        mean = statistics.fmean(values.values()) if values else np.nan
+        asked = cell["preset"] and not values and (cell["reported"] == cell["reported"] or not runs)
+        rows.append({name: cell[name] for name in ("row", "column", "among", "reported", "decimals", "preset")} | {
+            "reproduced": mean,
+            "sd": statistics.stdev(values.values()) if len(values) > 1 else np.nan,
+            "seeds": len(values),
+            "difference": mean - cell["reported"],
+            "state": "reproduced" if values else "not run" if asked else "reported" if not cell["preset"] else "none",
+            "folders": " ".join(str(runs[seed].folder) for seed in values),
+            "command": command_for(cell["preset"], cell["split"]) if asked else "",
+        })
+    return pd.DataFrame(rows)
+
+
+def _runs_of(found: Collection, preset: str, split: str) -> dict[int, Run]:
+    return {s: r for s, r in found.by_preset.get(preset, {}).items() if r.result["split"] == split}
+
+
+def _value(run: Run, found: Collection, cell: dict[str, Any]) -> float:
+    """The score of a run; of a gain, the difference to the run of the same seed that it is over."""
+    where = cell["metric"].removesuffix(GAIN), cell["class"], cell["condition"]
+    if not cell["metric"].endswith(GAIN):
+        return run.score(*where, cell.get("output", ""))
+    other = _runs_of(found, cell["over"], cell["split"]).get(run.seed)
+    return run.score(*where) - other.score(*where) if other else np.nan
+
+
+def _cells(frame: pd.DataFrame, row: Sequence[str], column: Sequence[str], among: Sequence[str]) -> list[dict]:
+    """The cells of a table of the paper: the columns that name its rows, its columns and what is compared."""
+    frame = frame.assign(**{name: "" for name in ("class", "condition", "over", "split") if name not in frame})
+    frame = frame.assign(reported=frame["value"], metric_name=frame["metric"].map(_metric_name))
+    cells = frame.to_dict("records")
+    for cell in cells:
+        for name, parts in (("row", row), ("column", column), ("among", among)):
+            cell[name] = ", ".join(str(cell[part]) for part in parts if str(cell[part]) not in ("", "nan"))
+    seen = set()
+    for cell in cells:  # the text names one gain twice
+        cell["row"] += ", again" if (cell["row"], cell["column"]) in seen else ""
+        seen.add((cell["row"], cell["column"]))
+    return cells
+
+
+def _metric_name(metric: str) -> str:
+    return METRICS.get(metric.removesuffix(GAIN), metric.removesuffix(GAIN))
+
+
+def paper_tables(found: Collection) -> list[Table]:
+    """Tables 1 to 5 and the scores of the text, with what was reproduced of them.
+
+    A run is compared where it was scored on the split that the paper names: most of its numbers are of test splits,
+    whose labels are withheld, so that they come from the benchmarks' servers alone.
+    """
+    tables = {n: reported.read(n) for n in ("table1", "table2", "table3", "table4", "table5", "text")}
+    text = tables["text"]
+    text = text[text["metric"].str.removesuffix(GAIN).isin([*METRICS, "iou"]) & (text["preset"] != "")].copy()
+    trained = {"train": "trained on train", "trainval": "trained on train+val", "": ""}
+    for name in ("table1", "table2"):
+        frame = tables[name]
+        part = frame.get("trained_on", frame["preset"].map(lambda p: "trainval" if "trainval" in p else "train"))
+        tables[name] = frame.assign(trained=part.map(trained))
+    five = tables["table5"]
+    tables["table5"] = five.assign(method=five["preset"].map(lambda p: variant_label(p.split("/")[1])))
+    text["over_name"] = text["over"].map(lambda over: f"gain over {NAMES[over.split('/')[1]]}" if over else "")
+    shapes = {  # its title; what names rows and columns, and what is the same for all of which the best is sought
+        "table1": ("Table 1: Cityscapes test",
+                   ("method", "backbone", "trained"), ("metric_name",), ("trained", "metric")),
+        "table2": ("Table 2: Cityscapes test, IoU by class", ("class",), ("method", "trained"), ("class", "trained")),
+        "table3": ("Table 3: ACDC test, IoU by class", ("condition", "class"), ("method",), ("condition", "class")),
+        "table4": ("Table 4: ACDC, mIoU by condition", ("method",), ("condition",), ("condition",)),
+        "table5": ("Table 5: Cityscapes val, ablations, mIoU", ("method",), ("metric_name",), ("metric",)),
+        "text": ("Section 4.2: scores and gains in the text",
+                 ("benchmark", "split", "condition", "class", "method", "over_name"), ("metric_name",),
+                 ("benchmark", "split", "condition", "class", "over", "metric")),
+    }
+    return [_table(name, title, _cells(text if name == "text" else tables[name], *keys), found)
+            for name, (title, *keys) in shapes.items()]
+
+
+def _table(name: str, title: str, cells: list[dict], found: Collection) -> Table:
+    """The table of these cells; says where runs of several commits stand in one mean."""
+    frame = _reproduce(cells, found)
+    mixed = {p: c for p in dict.fromkeys(frame["preset"]) if len(c := found.commits(p)) > 1}
+    changed = [p for p in dict.fromkeys(frame["preset"]) if any("+" in c for c in found.commits(p))]
+    note = "Scores in %. reproduced: mean ± standard deviation (seeds); difference: reproduced minus reported."
+    note += "".join(f" Runs of {p} are of several commits: {', '.join(c)}." for p, c in mixed.items())
+    note += f" Run with code that was changed after its commit (+): {', '.join(changed)}." if changed else ""
+    return Table(name, title, frame, note)
+
+
+def variant_label(name: str) -> str:
+    """A variant in words: its system, and what it changes in it."""
+    if name in NAMES:
+        return NAMES[name]
+    changes = {k: v for k, v in VARIANTS[name].changes.items() if k != "initial_run"}
+    system = "HRNet" if changes.get("offset_branch", 4) is None else "OVeNet"
+    words = {"frozen": "frozen body", "ohem": "without OHEM", "confidence_loss": "without confidence loss",
+             "fuse_probabilities": "probabilities fused", "tau": "τ {:g}", "offset_branch": "branch from stage {}",
+             "loss_weight": "loss x {:g}", "width": "as many parameters as OVeNet"}
+    parts = [words[key].format(value) for key, value in changes.items() if value is not None]
+    return f"{system}, {', '.join(parts)}"
+
+
+def scale_tables(scale: str, found: Collection) -> list[Table]:
+    """The same tables of one of our scales, scored on val: systems, classes, conditions, ablations.
+
+    The paper has no numbers for them; it has for the first and the last on its own benchmarks (`paper_tables`).
+    """
+    data = benchmark(SCALES[scale][0].benchmark)
+    common = {"reported": np.nan, "decimals": 2, "split": SCALES[scale][0].val_split, "class": "", "condition": ""}
+
+    def cells(variants: Iterable[str], columns: Sequence[dict[str, str]]) -> list[dict]:
+        return [common | {"row": variant_label(v), "preset": f"{scale}/{v}", "among": column["column"]} | column
+                for v in variants for column in columns]
+
+    metrics = METRICS if data.categories and data.instance_classes else ("miou", "pixel_accuracy", "mean_accuracy")
+    by_metric = [{"column": METRICS[m], "metric": m} for m in metrics]
+    by_output = [{"column": o, "metric": "miou", "output": o} for o in ("S_i", "S_s", "S_f")]
+    by_output.append({"column": "answer", "metric": "miou", "output": ""})
+    # Rows and columns change places, so that many classes fit on a page: the best is sought along a row.
+    names = data.class_names if data.num_classes <= 30 else ()
+    by_class = [common | {"row": name, "column": variant_label(v), "among": name, "preset": f"{scale}/{v}",
+                          "metric": "iou", "class": name} for name in names for v in SYSTEMS]
+    by_condition = [{"column": c, "metric": "miou", "condition": c} for c in (*data.conditions, "all")]
+    ablations = [*TABLE_5, *(v for v in VARIANTS if v not in (*TABLE_5, *SYSTEMS))]
+    made = [(1, "systems", cells(SYSTEMS, by_metric)), (2, "IoU by class", by_class)]
+    made += [(4, "mIoU by condition", cells(SYSTEMS, by_condition))] if data.conditions else []
+    made += [(5, "ablations, mIoU of each output", cells(ablations, by_output))]
+    title = "Table {}, at the scale " + f"{scale} ({SCALES[scale][1]}), val: " + "{}"
+    return [_table(f"{scale}_table{n}", title.format(n, what), c, found) for n, what, c in made if c]
+
+
+# -- Table 6
+
+
+def architecture(width: int = 48) -> pd.DataFrame:
+    """Table 6 read off the built network: modules, and units in each, reported and built, by head and branch."""
+    network = build(width=width)
+    parts = {("Semantic", 1): [[network.trunk.stage1]]}
+    for head, stages in (("Semantic", network.trunk.stages), ("Offset Vector", network.offset_head.stages)):
+        parts |= {(head, int(number)): _modules(stage) for number, stage in stages.items()}
+    rows = {}
+    for (head, stage), modules in parts.items():
+        for place, branch in enumerate(modules[0]):
+            unit = _unit(branch[-1], width)
+            rows[head, f"{4 * 2**place}×", str(stage), unit] = {"modules": len(modules), "units": len(branch)}
+    built = pd.DataFrame.from_dict(rows, orient="index")
+    printed = reported.read("table6")
+    printed = printed[printed["source"] == "Table 6"]
+    keys = ["head", "resolution", "stage", "unit"]
+    printed = printed.pivot(index=keys, columns="metric", values="value").astype("Int64")
+    built.index.names = keys
+    joined = printed.add_suffix(" reported").join(built.add_suffix(" built"), how="outer")
+    order = [f"{name} {kind}" for name in ("modules", "units") for kind in ("reported", "built")]
+    return joined[order].sort_index(key=lambda i: i.map(_order))
+
+
+def _order(text: str) -> tuple:
+    return (text != "Semantic" and not text[0].isdigit(), len(text), text)
+
+
+def _modules(stage: Stage) -> list[list]:
+    """Of each module of a stage, the branches, finest first."""
+    return [list(module.branches) for module in stage.blocks]
+
+
+def _unit(block: BasicBlock | Bottleneck, width: int) -> str:
+    """A residual unit in the table's words: kernel and channels of each convolution."""
+    convolutions = [block.conv1, block.conv2, *([block.conv3] if isinstance(block, Bottleneck) else [])]
+
+    def channels(count: int) -> str:
+        if isinstance(block, Bottleneck):
+            return str(count)
+        return f"{count // width if count > width else ''}C"
+
+    return "; ".join(f"{c.kernel_size[0]}×{c.kernel_size[1]}, {channels(c.out_channels)}" for c in convolutions)

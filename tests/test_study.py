@@ -1,0 +1,227 @@
+"""Paired differences and claims: against brute force, known distributions and hand-computed verdicts."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_tables import write_run
+
+from ovenet_core.evaluation import Evaluation, PictureScores, picture_counts
+from ovenet_core.experiments import VARIANTS
+from ovenet_core.report import BEGIN, END, Report, with_section
+from ovenet_core.study import (
+    Estimate,
+    Study,
+    accuracy,
+    causes,
+    claims,
+    class_iou,
+    costs,
+    judge,
+    miou,
+    over_seeds,
+    paired_difference,
+    share_of_gains,
+)
+from ovenet_core.tables import collect, find_runs, variant_label
+
+ROOT = Path(__file__).parents[1]
+
+
+def pictures(random: np.random.Generator, right: float, count: int = 40) -> np.ndarray:
+    """Confusion matrices of three classes, in which a share of the pixels is right."""
+    wrong = (1 - right) / 2
+    shares = np.where(np.eye(3) > 0, right, wrong)
+    return np.stack([[random.multinomial(100, row) for row in shares] for _ in range(count)]).astype(float)
+
+
+# -- Scores
+
+
+def test_scores_of_a_confusion_matrix_computed_by_hand():
+    confusion = np.array([[[8, 2, 0], [1, 9, 0], [0, 0, 0]]], float)
+    assert class_iou(confusion)[0] == pytest.approx([100 * 8 / 11, 75, np.nan], nan_ok=True)
+    assert miou(confusion) == pytest.approx([(100 * 8 / 11 + 75) / 2])
+    assert accuracy(confusion) == pytest.approx([85])
+
+
+def test_share_of_gains_leaves_out_classes_that_do_not_occur():
+    assert share_of_gains(np.array([[1, -1, 2, np.nan], [0, 0, 0, 0]], float)) == pytest.approx([200 / 3, 0])
+
+
+# -- Differences
+
+
+def test_the_difference_is_that_of_the_sums_over_all_pictures():
+    random = np.random.default_rng(0)
+    pairs = [(pictures(random, 0.8), pictures(random, 0.7)) for _ in range(3)]
+    expected = np.mean([miou(a.sum(0)[None]) - miou(b.sum(0)[None]) for a, b in pairs])
+    found = paired_difference(pairs)
+    assert found.value == pytest.approx(expected) and found.seeds == 3
+    assert found.low < found.value < found.high
+
+
+def test_the_interval_is_that_of_a_bootstrap_by_hand():
+    random = np.random.default_rng(1)
+    pairs = [(pictures(random, 0.8), pictures(random, 0.78)) for _ in range(2)]
+    drawn = []
+    for _ in range(3000):
+        chosen, seeds = random.integers(40, size=40), random.integers(2, size=2)
+        drawn.append(np.mean([miou(pairs[s][0][chosen].sum(0)[None]) - miou(pairs[s][1][chosen].sum(0)[None])
+                              for s in seeds]))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    found = paired_difference(pairs)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.15 * (high - low))
+
+
+def test_the_same_predictions_differ_by_nothing_with_certainty():
+    same = pictures(np.random.default_rng(2), 0.8)
+    assert paired_difference([(same, same)] * 3) == Estimate(0, 0, 0, 3)
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say():
+    hits = 0
+    for trial in range(100):
+        random = np.random.default_rng(trial)
+        found = paired_difference([(pictures(random, 0.7), pictures(random, 0.7))], draws=300)
+        hits += found.low <= 0 <= found.high
+    assert 85 <= hits <= 100
+
+
+def test_no_pairs_no_number():
+    found = paired_difference([])
+    assert np.isnan(found.value) and found.seeds == 0 and str(found) == "–"
+
+
+def test_t_interval_of_three_seeds_by_hand():
+    found = over_seeds([1.0, 2.0, 3.0])
+    assert (found.value, found.seeds) == (2, 3)
+    assert found.high - 2 == pytest.approx(4.303 / 3**0.5, rel=1e-3) and found.low == pytest.approx(4 - found.high)
+    assert np.isnan(over_seeds([1.0]).low)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "verdict"),
+    [
+        (Estimate(1, 0.5, 1.5, 3), "confirmed"),
+        (Estimate(-1, -1.5, -0.5, 3), "refuted"),
+        (Estimate(1, -0.1, 2, 3), "undecided"),
+        (Estimate(1, 0.5, 1.5, 2), "undecided"),  # too few seeds
+        (Estimate(1, np.nan, np.nan, 3), "undecided"),
+        (Estimate(), "undecided"),
+    ],
+)
+def test_verdicts(estimate, verdict):
+    assert judge(estimate) == verdict
+
+
+def test_a_bound_other_than_zero():
+    assert judge(Estimate(60, 55, 65, 3), above=50) == "confirmed"
+    assert judge(Estimate(40, 35, 45, 3), above=50) == "refuted"
+
+
+# -- Runs
+
+
+def write_counts(folder: Path, outputs: dict[str, float], random: np.random.Generator) -> None:
+    """pictures.csv.gz as 04_evaluation leaves it; half of the pixels are near a boundary."""
+    rows = []
+    for output, right in outputs.items():
+        for place, matrix in enumerate(pictures(random, right, 10)):
+            rows += [(output, f"p{place}", a, b, 2 * matrix[a, b], matrix[a, b]) for a, b in np.ndindex(3, 3)]
+    columns = ["output", "picture", "label", "prediction", "pixels", "near"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "pictures.csv.gz", index=False)
+
+
+@pytest.fixture
+def study(tmp_path) -> Study:
+    """Three seeds in which OVeNet is better by much, with nothing gained by fusion."""
+    random = np.random.default_rng(0)
+    for seed in range(3):
+        hrnet = write_run(tmp_path / f"h{seed}", "scenes/hrnet", seed, 0.5)
+        ovenet = write_run(tmp_path / f"o{seed}", "scenes/ovenet", seed, 0.6)
+        write_counts(hrnet, {"S_i": 0.7}, random)
+        write_counts(ovenet, {"S_i": 0.8, "S_s": 0.8, "S_f": 0.8}, random)
+        row = {"condition": "all", "by": "all", "moved": 0.9, "seed_deeper": 0.3 + seed / 100, "random_deeper": 0.1,
+               "brier": 0.03, "brier_of_rate": 0.02 + seed / 1000}
+        (ovenet / "offset_analysis.json").write_text(json.dumps({"offset_analysis": {"table": [row]}}))
+    return Study("scenes", collect(*find_runs(tmp_path)))
+
+
+def test_verdicts_follow_from_the_runs(study):
+    found = {claim.number: claim for claim in claims(study)}
+    assert len({number.rstrip("ab") for number in found}) == 12
+    assert found["1"].verdict == "confirmed" and found["1"].estimate.seeds == 3 and found["1"].estimate.value > 5
+    assert found["3"].verdict == "confirmed" and found["3"].estimate.value == 100
+    assert found["4"].verdict == "undecided"  # as much near boundaries as elsewhere
+    assert found["5"].verdict == "confirmed" and found["5"].estimate.value == pytest.approx(90)
+    assert found["6"].verdict == "confirmed" and found["6"].estimate.value == pytest.approx(21)
+    assert found["7"].verdict == "refuted"
+    assert all(found[n].verdict == "undecided" and found[n].estimate.seeds == 0 for n in ("2", "8", "9a", "10", "12"))
+
+
+def test_each_claim_has_a_command_that_adds_a_seed_that_is_not_there(study):
+    commands = {claim.number: claim.command for claim in claims(study)}
+    assert "variants=ovenet seeds=3" in commands["1"] and "variants=ovenet-tau-1 seeds=0" in commands["9b"]
+
+
+def test_fusion_is_told_from_joint_training(study):
+    parts = {part.claim: part.estimate for part in causes(study)}
+    assert parts["of joint training"].low > 5 and parts["of fusion itself"].low < 0 < parts["of fusion itself"].high
+
+
+def test_pairs_need_the_same_pictures(study, tmp_path):
+    counts = pd.read_csv(tmp_path / "h0/pictures.csv.gz")
+    counts[counts["picture"] != "p3"].to_csv(tmp_path / "h0/pictures.csv.gz", index=False)
+    assert study.difference("ovenet", "hrnet").seeds == 2
+
+
+def test_near_and_far_are_parts_of_all_pixels(study):
+    run = study.runs("hrnet")[0]
+    every, near, far = (study.matrices(run, pixels=p) for p in ("pixels", "near", "far"))
+    assert all((near[name] + far[name] == every[name]).all() for name in every)
+
+
+def test_costs_are_those_of_the_networks(study):
+    table = costs(study)
+    assert table.loc["HRNet", "parameters, of HRNet's"] == 1 and np.isnan(table.loc["HRNet + OCR", "training, hours"])
+    assert table.loc["OVeNet", "parameters, million"] == pytest.approx(1.127286)
+    assert 1 < table.loc["OVeNet", "GFLOP, of HRNet's"] < 2
+
+
+def test_counts_of_pictures_are_their_confusion_matrices():
+    evaluation = Evaluation.__new__(Evaluation)
+    object.__setattr__(evaluation, "pictures", (PictureScores("a", 0.5, 0.5, ((0, 0, 9, 3), (1, 0, 4, 4))),))
+    frame = picture_counts({"S_i": evaluation})
+    assert frame.to_dict("list") == {"output": ["S_i"] * 2, "picture": ["a"] * 2, "label": [0, 1], "prediction": [0, 0],
+                                     "pixels": [9, 4], "near": [3, 4]}
+
+
+# -- What is committed
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return Report()
+
+
+def test_the_readme_has_the_results_that_there_are(report, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    text = Path("README.md").read_text()
+    assert BEGIN in text and END in text
+    assert with_section(text, report.readme()) == text, "the README is stale: run make results"
+
+
+def test_the_committed_tables_are_those_of_the_committed_runs(report, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    made = {path.name: path.read_text() for path in report.write(tmp_path)}
+    stored = {path.name: path.read_text() for path in Path("results/tables").iterdir()}
+    assert made.keys() == stored.keys(), "run make results"
+    stale = [name for name in made if made[name] != stored[name]]
+    assert not stale, f"{stale} are not of the runs in results/: run make results"
+
+
+def test_every_variant_of_the_study_has_words(report):
+    assert len({variant_label(name) for name in VARIANTS}) == len(VARIANTS)

@@ -1,0 +1,64 @@
+"""The whole study at one scale: every variant trained and scored, then all tables, figures and claims.
+
+    python workflow/study.py toy --cores 2
+
+What is done is not done again: give the same command after an interruption, or to add seeds.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from ovenet_core.experiments import SCALES, VARIANTS
+from ovenet_core.grid import Cell
+from ovenet_core.launch import data_set_of
+
+PROJECT = Path(__file__).parents[1]
+NAMES = {"toy": "scenes-short", "pocket": "camvid-half", "paper": "cityscapes"}  # of the design's three scales
+FIRST = ("hrnet", "ovenet")  # the systems that get all seeds
+
+
+def run(*command: str) -> None:
+    """A program of this environment, in the project's root."""
+    print("+", *command[:4], "…", flush=True)
+    subprocess.run([sys.executable, "-m", *command], cwd=PROJECT, check=True)
+
+
+def show(notebook: str, folder: Path, **parameters) -> None:
+    """A notebook with parameters, into a folder."""
+    source, executed = f"notebooks/{notebook}.ipynb", str(folder / f"{notebook}.ipynb")
+    run("papermill", source, executed, "--no-progress-bar", "-y", yaml.safe_dump(parameters))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scale", help=f"one of {', '.join([*NAMES, *SCALES])}")
+    parser.add_argument("--cores", type=int, default=2, help="cells that run at a time")
+    parser.add_argument("--seeds", type=int, default=3, help="of HRNet and OVeNet; all other variants have one")
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), help="all, if none is named")
+    parser.add_argument("--root", default="runs/study", help="where the runs go")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further settings of the grid")
+    options = parser.parse_args()
+    scale, root = NAMES.get(options.scale, options.scale), Path(options.root).absolute()
+    grids = {",".join(options.variants): "0"}
+    if options.seeds > 1:
+        grids[",".join(FIRST)] = ",".join(map(str, range(1, options.seeds)))
+    for variants, seeds in grids.items():
+        run("snakemake", "--cores", str(options.cores), "--config", f"scale={scale}", f"variants=[{variants}]",
+            f"seeds=[{seeds}]", "scores=True", f"root={root}", *options.set)
+    runs, folder = [str(root / scale)], root / scale / "report"
+    folder.mkdir(exist_ok=True)
+    show("06_tables", folder, roots=runs, scales=[scale], output_folder=str(folder / "tables"))
+    baseline, ovenet = (Cell(scale, variant, 0, {}, root) for variant in FIRST)
+    data = {"data_set": data_set_of(f"{scale}/ovenet", ovenet.spec)}
+    compared = {"baseline_run": str(baseline.folder), "ovenet_run": str(ovenet.folder)}
+    show("07_figures", folder, **data, **compared, output_folder=str(folder / "figures"))
+    show("09_claims", folder, roots=runs, scale=scale)
+    print(f"tables, figures and claims are in {folder}")
+
+
+if __name__ == "__main__":
+    main()
