@@ -21,8 +21,8 @@ from ovenet_core.tables import Collection, Run, Table, architecture, collect, fi
 
 SCALES = ("camvid", "camvid-half", "scenes")
 BEGIN, END = "<!-- results: written by `make results` -->", "<!-- end of results -->"
-EXPLAINED = ("An interval is a bootstrap over pictures and seeds, or the t interval over seeds; a verdict needs three "
-             "seeds of each system and an interval on one side of the bound.")
+EXPLAINED = ("An interval is a bootstrap over pictures and seeds, or the t interval over seeds; a verdict needs three\n"
+             "seeds of each system and an interval on one side of the bound ([`docs/study.md`](docs/study.md)).")
 
 
 @dataclass(frozen=True)

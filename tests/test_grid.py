@@ -253,6 +253,19 @@ def test_the_cells_of_a_grid_are_what_a_cluster_would_be_given(tmp_path, profile
     assert trained(process, cells) == cells[1:]
 
 
+def test_scores_are_asked_for_of_cells_that_have_none(tmp_path):
+    cells = write_grid(tmp_path, seeds=1).cells()
+    for cell in cells:
+        write_result(cell)
+    (cells[0].folder / "pictures.csv.gz").write_bytes(b"")
+    process = snakemake(tmp_path, "--dry-run", "--config", f"grid={tmp_path / 'grid.yaml'}", "scores=True")
+    said = process.stdout + process.stderr
+    assert process.returncode == 0 and "training " not in said, said
+    jobs = [(kind, cell) for kind in ("evaluating", "analysing") for cell in cells]
+    named = {(kind, cell.variant) for kind, cell in jobs if f"{kind} {cell.key}\n" in said}
+    assert named == {("evaluating", "ovenet"), ("analysing", "ovenet")}
+
+
 def test_eight_cells_at_once_of_which_two_fail_and_are_repeated_and_a_seed_is_added(tmp_path):
     sizes = {"train": 2, "val": 1}
     write_scenes(tmp_path / "data", "cityscapes", split_sizes=sizes, size=(64, 128), progress=False)

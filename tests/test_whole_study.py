@@ -1,0 +1,32 @@
+"""The whole study in small: trained, scored, and made into tables, figures and claims by one command."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from ovenet_core.grid import Cell
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_from_nothing_to_tables_figures_and_claims(tmp_path):
+    command = [sys.executable, str(ROOT / "workflow/study.py"), "toy", "--cores", "1", "--seeds", "1"]
+    command += ["--variants", "hrnet", "ovenet", "--root", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    scores = {}
+    for variant, output in (("hrnet", "S_i"), ("ovenet", "S_f")):
+        folder = Cell("scenes-short", variant, 0, {}, tmp_path).folder
+        scores[variant] = 100 * json.loads((folder / "result.json").read_text())["metrics"][output]["miou"]
+    report = tmp_path / "scenes-short/report"
+    table = pd.read_csv(report / "tables/scenes-short_table1.csv").query("column == 'IoU cla.'").set_index("row")
+    assert abs(table.loc["HRNet", "reproduced"] - scores["hrnet"]) < 1e-4
+    assert abs(table.loc["OVeNet", "reproduced"] - scores["ovenet"]) < 1e-4
+    claims = pd.read_csv(report / "tables/scenes-short_claims.csv").set_index("claim")
+    gain = f"{scores['ovenet'] - scores['hrnet']:.2f} ["
+    assert claims.loc["OVeNet beats HRNet", "number [interval]"].startswith(gain)
+    assert claims.loc["OVeNet beats HRNet", "verdict"] == "undecided"  # one seed
+    assert list((report / "figures").glob("*.png")) and list((report / "figures").glob("*.pdf"))
