@@ -27,7 +27,8 @@ from ovenet_core.scenes import draw_scene
 
 HEIGHT, WIDTH = 192, 320  # of the scene, in pixels
 TRUNK, SEMANTIC, OFFSET, METHOD = "#dde1e8", "#cfe3f2", "#fbdcc4", "#d6ecdf"  # of the boxes
-EDGE = {"edgecolor": "0.25", "linewidth": 1.5, "zorder": 3}
+EDGE = {"edgecolor": "0.25", "zorder": 3}
+STYLE = {"font.size": 16.5, "lines.linewidth": 2, "patch.linewidth": 1.5}  # of a picture of this size, in points
 
 
 def noise(rng: np.random.Generator, sigma: float) -> np.ndarray:
@@ -66,24 +67,24 @@ def illustration(seed: int = 12) -> dict[str, plots.Picture]:
 
 
 def box(ax: Axes, centre: tuple, size: tuple, text: str, colour: str) -> None:
-    """A rounded box with text; places and sizes in inches, as in all that follows."""
+    """A rounded box with text; places and sizes in inches, as in all that follows, lines as matplotlib's settings."""
     (x, y), (width, height) = centre, size
-    shape = {"boxstyle": "round,pad=0,rounding_size=0.12", "facecolor": colour}
+    shape = {"boxstyle": f"round,pad=0,rounding_size={0.06 * plt.rcParams['lines.linewidth']}", "facecolor": colour}
     ax.add_patch(FancyBboxPatch((x - width / 2, y - height / 2), width, height, **shape, **EDGE))
     ax.text(x, y, text, ha="center", va="center", linespacing=1.4, zorder=4)
 
 
 def arrow(ax: Axes, *points: tuple) -> None:
     """An arrow through the points."""
-    (x, y), line = zip(*points, strict=True), {"color": "0.25", "linewidth": 2}
+    (x, y), line = zip(*points, strict=True), {"color": "0.25", "linewidth": plt.rcParams["lines.linewidth"]}
     ax.plot(x, y, solid_joinstyle="miter", zorder=1, **line)
-    head = {"arrowstyle": "-|>", "mutation_scale": 22, "shrinkA": 0, "shrinkB": 0}
+    head = {"arrowstyle": "-|>", "mutation_scale": 11 * line["linewidth"], "shrinkA": 0, "shrinkB": 0}
     ax.add_patch(FancyArrowPatch(points[-2], points[-1], **head, **line, zorder=2))
 
 
 def picture(ax: Axes, centre: tuple, pixels: plots.Picture, title: str, width: float = 2.3) -> None:
     """A framed picture with its name below."""
-    (x, y), height = centre, width * HEIGHT / WIDTH
+    (x, y), height = centre, width * pixels.shape[0] / pixels.shape[1]
     ax.imshow(pixels, extent=(x - width / 2, x + width / 2, y - height / 2, y + height / 2), zorder=3)
     ax.add_patch(Rectangle((x - width / 2, y - height / 2), width, height, fill=False, **EDGE))
     ax.text(x, y - height / 2 - 0.09, title, ha="center", va="top")
@@ -99,7 +100,7 @@ def logits(ax: Axes, centre: tuple, text: str) -> None:
 
 def overview(pictures: Mapping[str, plots.Picture]) -> Figure:
     """The method with the pictures "input", "o", "F", "S_i", "S_s", "S_f" in it."""
-    with plt.rc_context({"font.size": 16.5}):
+    with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(17.55, 6.75))
         ax = figure.add_axes((0, 0, 1, 1))
         rows = {"S_i": 5.75, "S_s": 3.6, "S_f": 1.35}

@@ -225,13 +225,14 @@ def seed_pixels(offsets: Offsets, pixels: Pixels, height: int, width: int) -> Fl
     return (((positions + vectors).clamp(-1, 1) + 1) * half).numpy()
 
 
-def seed_arrows(ax: Axes, image: Picture, offsets: Offsets, pixels: Pixels) -> None:
-    """The picture, with a dot on each of the pixels and an arrow from it to its seed pixel."""
+def seed_arrows(ax: Axes, image: Picture, offsets: Offsets, pixels: Pixels, size: float = 5) -> None:
+    """The picture, with a dot (of that size in points) on each of the pixels and an arrow from it to its seed pixel."""
     show(ax, image)
-    ax.plot(*pixels.T, "o", markersize=5, markerfacecolor="#f0c83c", markeredgecolor="black")
+    dot = {"markersize": size, "markerfacecolor": "#f0c83c", "markeredgecolor": "black", "markeredgewidth": size / 5}
+    ax.plot(*pixels.T, "o", **dot)
     steps = seed_pixels(offsets, pixels, *image.shape[:2]) - pixels
     thick = {"width": 0.004, "headwidth": 4, "headlength": 4, "headaxislength": 4}
-    rim = {"facecolor": "white", "edgecolor": "black", "linewidth": 0.8, "zorder": 3}
+    rim = {"facecolor": "white", "edgecolor": "black", "linewidth": 0.16 * size, "zorder": 3}
     ax.quiver(*pixels.T, *steps.T, angles="xy", scale_units="xy", scale=1, **thick, **rim)
 
 

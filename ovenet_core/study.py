@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,14 @@ from jaxtyping import Float
 from torch.utils.flop_counter import FlopCounterMode
 
 from ovenet_core.benchmarks import benchmark
-from ovenet_core.experiments import SCALES, preset
+from ovenet_core.experiments import SCALES, Experiment, preset
 from ovenet_core.metrics import ratio
 from ovenet_core.models import build_network
-from ovenet_core.ovenet import OVeNet
 from ovenet_core.tables import Collection, Run, command_for, variant_label
 
 DRAWS = 2000
 LEVEL = 0.95
-COMPARED = ("hrnet", "ovenet", "hrnet-wide", "hrnet-ocr", "ovenet-ocr")
+COMPARED = ("hrnet", "ovenet", "hrnet-wide")
 FEWEST = 3  # seeds of each system for a verdict: of fewer, nothing is known of how they differ
 
 Matrices = Float[np.ndarray, "pictures label prediction"]
@@ -281,13 +280,11 @@ def costs(study: Study) -> pd.DataFrame:
     for name in COMPARED:
         runs = list(study.runs(name).values())
         spec = preset(f"{study.scale}/{name}")
-        with torch.device("meta"):
-            network = build_network(spec, study.classes)
         hours = [run.result["duration_seconds"] / 3600 for run in runs]
         memory = [m for run in runs if (m := run.result.get("peak_memory_gib"))]
         rows[variant_label(name)] = {
-            "parameters, million": sum(p.numel() for p in network.parameters()) / 1e6,
-            "GFLOP": operations(network, spec.crop) / 1e9,
+            "parameters, million": sizes(spec, study.classes)[0] / 1e6,
+            "GFLOP": sizes(spec, study.classes)[1] / 1e9,
             "training, hours": np.mean(hours) if hours else np.nan,
             "memory, GiB": np.mean(memory) if memory else np.nan,
             "seeds": len(runs),
@@ -297,11 +294,13 @@ def costs(study: Study) -> pd.DataFrame:
     return found.join(shares.rename(columns=lambda name: f"{name.split(',')[0]}, of HRNet's"))
 
 
-def operations(network: OVeNet, size: tuple[int, int]) -> int:
-    """Operations of a network on the meta device, 2 for each multiply-add, for a picture (height, width)."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.eval()(torch.empty(1, 3, *size, device="meta"))
-    return counter.get_total_flops()
+@lru_cache
+def sizes(experiment: Experiment, num_classes: int) -> tuple[int, int]:
+    """Parameters of an experiment's network, and operations, 2 for each multiply-add, for a picture as its crop."""
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network = build_network(experiment, num_classes)
+        network.eval()(torch.empty(1, 3, *experiment.crop))
+    return sum(p.numel() for p in network.parameters()), counter.get_total_flops()
 
 
 def _boundary_excess(study: Study) -> Estimate:

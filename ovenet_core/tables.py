@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from ovenet_core import reported
 from ovenet_core.benchmarks import benchmark
@@ -393,7 +394,8 @@ def scale_tables(scale: str, found: Collection) -> list[Table]:
 
 def architecture(width: int = 48) -> pd.DataFrame:
     """Table 6 read off the built network: modules, and units in each, reported and built, by head and branch."""
-    network = build(width=width)
+    with torch.device("meta"):
+        network = build(width=width)
     parts = {("Semantic", 1): [[network.trunk.stage1]]}
     for head, stages in (("Semantic", network.trunk.stages), ("Offset Vector", network.offset_head.stages)):
         parts |= {(head, int(number)): _modules(stage) for number, stage in stages.items()}

@@ -186,7 +186,8 @@ def test_near_and_far_are_parts_of_all_pixels(study):
 
 def test_costs_are_those_of_the_networks(study):
     table = costs(study)
-    assert table.loc["HRNet", "parameters, of HRNet's"] == 1 and np.isnan(table.loc["HRNet + OCR", "training, hours"])
+    assert table.loc["HRNet", "parameters, of HRNet's"] == 1
+    assert table["training, hours"].notna().tolist() == [True, True, False]  # there is no run of the third
     assert table.loc["OVeNet", "parameters, million"] == pytest.approx(1.127286)
     assert 1 < table.loc["OVeNet", "GFLOP, of HRNet's"] < 2
 

@@ -8,13 +8,16 @@ from pathlib import Path
 import pandas as pd
 
 from ovenet_core.grid import Cell
+from ovenet_core.scenes import write_scenes
 
 ROOT = Path(__file__).parents[1]
 
 
 def test_from_nothing_to_tables_figures_and_claims(tmp_path):
+    sizes = {"train": 8, "val": 6}
+    data = write_scenes(tmp_path / "data", "cityscapes", split_sizes=sizes, size=(128, 256), progress=False)
     command = [sys.executable, str(ROOT / "workflow/study.py"), "toy", "--cores", "1", "--seeds", "1"]
-    command += ["--variants", "hrnet", "ovenet", "--root", str(tmp_path)]
+    command += ["--variants", "hrnet", "ovenet", "--root", str(tmp_path), "--data-root", str(data)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     scores = {}

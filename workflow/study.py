@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from ovenet_core.experiments import SCALES, VARIANTS
+from ovenet_core.experiments import SCALES, VARIANTS, preset
 from ovenet_core.grid import Cell
 from ovenet_core.launch import data_set_of
 
@@ -39,21 +39,23 @@ def main() -> None:
     parser.add_argument("--cores", type=int, default=2, help="cells that run at a time")
     parser.add_argument("--seeds", type=int, default=3, help="of HRNet and OVeNet; all other variants have one")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), help="all, if none is named")
+    parser.add_argument("--data-root", default="", help="where the data set lies, if not in data/ of the project")
     parser.add_argument("--root", default="runs/study", help="where the runs go")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further settings of the grid")
     options = parser.parse_args()
     scale, root = NAMES.get(options.scale, options.scale), Path(options.root).absolute()
+    more = [*options.set, *([f"data_root={options.data_root}"] if options.data_root else [])]
     grids = {",".join(options.variants): "0"}
     if options.seeds > 1:
         grids[",".join(FIRST)] = ",".join(map(str, range(1, options.seeds)))
     for variants, seeds in grids.items():
         run("snakemake", "--cores", str(options.cores), "--config", f"scale={scale}", f"variants=[{variants}]",
-            f"seeds=[{seeds}]", "scores=True", f"root={root}", *options.set)
+            f"seeds=[{seeds}]", "scores=True", f"root={root}", *more)
+    data = {"data_set": data_set_of(f"{scale}/ovenet", preset(f"{scale}/ovenet")), "data_root": options.data_root}
     runs, folder = [str(root / scale)], root / scale / "report"
     folder.mkdir(exist_ok=True)
     show("06_tables", folder, roots=runs, scales=[scale], output_folder=str(folder / "tables"))
     baseline, ovenet = (Cell(scale, variant, 0, {}, root) for variant in FIRST)
-    data = {"data_set": data_set_of(f"{scale}/ovenet", ovenet.spec)}
     compared = {"baseline_run": str(baseline.folder), "ovenet_run": str(ovenet.folder)}
     show("07_figures", folder, **data, **compared, output_folder=str(folder / "figures"))
     show("09_claims", folder, roots=runs, scale=scale)
