@@ -6,10 +6,8 @@ Run it on a machine that does nothing else: with two threads on two busy cores e
 """
 
 import argparse
-import hashlib
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -17,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -29,9 +28,8 @@ from ovenet_core.benchmarks import CITYSCAPES, IGNORE
 from ovenet_core.boundaries import LabelBoundaries
 from ovenet_core.cache import DecodedCache
 from ovenet_core.doctor import examine
-from ovenet_core.losses import OVeNetLoss, ohem_cross_entropy
+from ovenet_core.losses import ohem_cross_entropy
 from ovenet_core.metrics import ConfusionMatrix
-from ovenet_core.ovenet import build
 from ovenet_core.scenes import draw_scene, write_scenes
 
 SIZE, FULL_SIZE = (512, 1024), (1024, 2048)  # of the crops on Cityscapes, and of its pictures
@@ -126,26 +124,11 @@ def boundaries() -> None:
 # -- Memory
 
 
-def one_step(body: str, checkpointing: bool) -> None:
-    """Forward, loss and backward of W48 OVeNet; prints the peak memory of this process and a hash of the gradients."""
-    torch.set_num_threads(THREADS)
-    torch.manual_seed(0)
-    network = build(body, 48, 19, 4, checkpointing=checkpointing)
-    labels = torch.randint(0, 19, (1, *SIZE))
-    start = time.perf_counter()
-    OVeNetLoss()(network(torch.randn(1, 3, *SIZE)), labels).total.backward()
-    duration = time.perf_counter() - start
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
-    gradients = hashlib.sha256()
-    for parameter in network.parameters():
-        gradients.update(parameter.grad.numpy())
-    print(json.dumps({"peak": peak, "seconds": duration, "gradients": gradients.hexdigest()}))
-
-
 def memory() -> None:
     gradients: dict[str, str] = {}
     for (body, checkpointing), bound in MEMORY_BOUNDS.items():
-        command = [sys.executable, __file__, "--one-step", body, *["--checkpointing"] * checkpointing]
+        script = Path(__file__).with_name("one_step.py")
+        command = [sys.executable, str(script), body, *["checkpointing"] * checkpointing]
         result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         note = f"{result['seconds']:.0f} s"
         if checkpointing:
@@ -230,11 +213,7 @@ def two_processes(pictures: int = 16, epochs: int = 5) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="leave out the memory of the large networks")
-    parser.add_argument("--one-step", metavar="BODY", help=argparse.SUPPRESS)
-    parser.add_argument("--checkpointing", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.one_step:
-        sys.exit(one_step(arguments.one_step, arguments.checkpointing))
     print(f"{THREADS} threads on {os.cpu_count()} cores; load before: {os.getloadavg()[0]:.1f}")
     for measure in (ohem, crops, input_pipeline, doctor, scenes, confusion, boundaries, two_processes):
         measure()
