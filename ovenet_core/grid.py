@@ -32,6 +32,7 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a grid's keys: 
     "scores": ("true or false", lambda v: type(v) is bool),
 } | {name: (f"of type {kind.__name__}", lambda v, kind=kind: type(v) is kind) for name, kind in OPTIONS.items()}
 PREDICTIONS = ("S_i", "S_s", "S_f")
+SCORING = {"04_evaluation": "pictures.csv.gz", "08_offset_analysis": "offset_analysis.json"}  # what each leaves, last
 
 
 class GridError(ValueError):
@@ -102,8 +103,7 @@ class Cell:
     @property
     def scored(self) -> dict[str, str]:
         """The notebooks that score this cell's network, and the file in its folder that each leaves."""
-        files = {"04_evaluation": "pictures.csv.gz"}
-        return files | ({"08_offset_analysis": "offset_analysis.json"} if self.variant == "ovenet" else {})
+        return {name: file for name, file in SCORING.items() if name == "04_evaluation" or self.variant == "ovenet"}
 
     def scoring_parameters(self) -> dict[str, Any]:
         """What these notebooks are given."""

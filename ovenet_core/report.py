@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from ovenet_core.collection import Collection, Run, collect, find_runs
 from ovenet_core.experiments import VARIANTS
 from ovenet_core.runs import write_atomically
 from ovenet_core.study import Study, causes, claims, costs
 from ovenet_core.study import table as claim_table
-from ovenet_core.tables import Collection, Run, Table, architecture, collect, find_runs, paper_tables, scale_tables
+from ovenet_core.tables import Table, architecture, paper_tables, scale_tables
 
 SCALES = ("camvid", "camvid-half", "scenes")
 BEGIN, END = "<!-- results: written by `make results` -->", "<!-- end of results -->"
@@ -56,7 +57,8 @@ class Report:
             parts = claim_table(causes(study)).drop(columns=["", "source", "verdict"]).rename(columns={"claim": "part"})
             frames[f"{scale}_causes"] = (f"What a gain is made of, at the scale {scale}", parts)
             cost = costs(study).round(3).reset_index(names="system")
-            frames[f"{scale}_costs"] = (f"What it costs, at the scale {scale}", cost)
+            title = f"What it costs, at the scale {scale}; hours by the clock, whatever else the machine did"
+            frames[f"{scale}_costs"] = (title, cost)
         return frames
 
     def write(self, folder: str | Path) -> list[Path]:

@@ -1,9 +1,8 @@
 """The paper's tables and this study's: reported, reproduced, and the difference, from `result.json` files alone."""
 
-import json
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ import torch
 
 from ovenet_core import reported
 from ovenet_core.benchmarks import benchmark
-from ovenet_core.experiments import PRESETS, SCALES, SYSTEMS, TABLE_5, VARIANTS, Experiment
+from ovenet_core.collection import Collection, Run
+from ovenet_core.experiments import PRESETS, SCALES, SYSTEMS, TABLE_5, VARIANTS
 from ovenet_core.grid import Cell
 from ovenet_core.hrnet import BasicBlock, Bottleneck, Stage
 from ovenet_core.ovenet import build
@@ -25,124 +25,7 @@ METRICS = {  # of result.json: as the paper's tables call them
     "mean_category_instance_iou": "iIoU cat.", "pixel_accuracy": "pixel acc.", "mean_accuracy": "mean acc.",
 }
 NAMES = {"hrnet": "HRNet", "ovenet": "OVeNet", "hrnet-ocr": "HRNet + OCR", "ovenet-ocr": "OVeNet (HRNet + OCR)"}
-COUNTED = "counted"
 GAIN = " gain"
-
-
-# -- Runs
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a `result.json` says of one experiment with one seed."""
-
-    folder: Path
-    result: dict[str, Any]
-
-    @cached_property
-    def experiment(self) -> Experiment:
-        return Experiment.from_json(self.result["experiment"])
-
-    @cached_property
-    def presets(self) -> list[str]:
-        """The presets with this configuration on the run's pictures, generated or real; most often one or none."""
-        return [name for name, spec in PRESETS.items() if spec == self.experiment]
-
-    @property
-    def seed(self) -> int:
-        return self.result["seed"]
-
-    @property
-    def answer(self) -> str:
-        """The output that the network answers with: S_f, or S_i of a baseline."""
-        return "S_f" if "S_f" in self.result["metrics"] else "S_i"
-
-    def score(self, metric: str, of_class: str = "", condition: str = "", output: str = "") -> float:
-        """A score in %, NaN if the result has none: a mean, or "iou" of a class; of a condition, "" or "all" of all."""
-        found = self.result["metrics"].get(output or self.answer, {})
-        if condition not in ("", "all"):
-            found = found.get("conditions", {}).get(condition, {})
-        value = found.get(metric, {}).get(of_class) if of_class else found.get(metric)
-        return np.nan if value is None else 100 * value
-
-
-def find_runs(*roots: str | Path) -> tuple[list[Run], dict[Path, str]]:
-    """The runs in the `result.json` files below some folders, and why others of these files cannot be read."""
-    runs, damaged = [], {}
-    for path in sorted(path for root in roots for path in Path(root).rglob("result.json")):
-        try:
-            run = Run(path.parent, json.loads(path.read_text()))
-            scores = [run.result["metrics"][name]["miou"] for name in {"S_i", *run.result["metrics"]}]
-            texts = [run.result[name] for name in ("commit", "data_fingerprint", "split")]
-            if not all(0 <= s <= 1 for s in scores) or type(run.seed) is not int or not all(map(str, texts)):
-                raise ValueError("a score that is not in [0, 1], or a seed that is not a whole number")
-            run.experiment  # noqa: B018 - read here, so that one that cannot be is damaged
-            runs.append(run)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            damaged[path.parent] = f"damaged: {type(error).__name__}: {error}"
-    return runs, damaged
-
-
-@dataclass(frozen=True)
-class Collection:
-    """The runs that tables may average, and all others with the reason.
-
-    Attributes:
-        by_preset: of each preset its runs, by seed.
-        status: a row for each result.json: folder, preset, seed, split, commit, data (fingerprint), and `status`:
-            "counted", or why it is not.
-    """
-
-    by_preset: dict[str, dict[int, Run]]
-    status: pd.DataFrame
-
-    def commits(self, preset: str) -> list[str]:
-        """The commits of a preset's counted runs, in eight digits; "+" marks code that was changed."""
-        return sorted({short_commit(run.result["commit"]) for run in self.by_preset.get(preset, {}).values()})
-
-
-def collect(runs: Iterable[Run], damaged: dict[Path, str] | None = None) -> Collection:
-    """Sort runs by preset and seed: never two of one seed, another configuration, or other data in one mean.
-
-    Of two runs with the same preset and seed the one that finished first counts; of the runs of one scale, those on the
-    data that most of them have.
-    """
-    runs = sorted(runs, key=lambda run: (run.result.get("finished", ""), str(run.folder)))
-    data: dict[str, list[str]] = {}
-    for run in runs:
-        for scale in {name.split("/")[0] for name in run.presets}:
-            data.setdefault(scale, []).append(run.result["data_fingerprint"])
-    usual = {scale: statistics.mode(prints) for scale, prints in data.items()}
-    by_preset: dict[str, dict[int, Run]] = {}
-    rows = []
-    for run in runs:
-        preset = run.presets[0] if run.presets else ""
-        seeds = by_preset.setdefault(preset, {}) if preset else {}
-        if not preset:
-            status = f"another configuration: {_nearest(run.experiment)}"
-        elif run.result["data_fingerprint"] != usual[preset.split("/")[0]]:
-            status = "other data than most runs of this scale"
-        elif run.seed in seeds:
-            status = f"seed {run.seed} is there already: {seeds[run.seed].folder}"
-        else:
-            seeds[run.seed], status = run, COUNTED
-        rows.append((str(run.folder), preset, run.seed, run.result["split"], short_commit(run.result["commit"]),
-                     run.result["data_fingerprint"][:8], status))
-    rows += [(str(folder), "", None, "", "", "", why) for folder, why in (damaged or {}).items()]
-    columns = ["folder", "preset", "seed", "split", "commit", "data", "status"]
-    return Collection(by_preset, pd.DataFrame(rows, columns=columns).astype({"seed": "Int64"}))
-
-
-def short_commit(commit: str) -> str:
-    return commit[:8] + ("+" if commit.endswith("+") else "")
-
-
-def _nearest(experiment: Experiment) -> str:
-    """The preset with fewest other fields, and these."""
-    same = {name: spec for name, spec in PRESETS.items() if spec.benchmark == experiment.benchmark} or PRESETS
-    found = {name: experiment.differences(json.loads(json.dumps(asdict(spec)))) for name, spec in same.items()}
-    name = min(found, key=lambda n: len(found[n]))
-    return f"{name} but for {'; '.join(d if len(d) < 60 else d.split(':')[0] for d in found[name])}"
 
 
 # -- Tables
@@ -339,10 +222,13 @@ def paper_tables(found: Collection) -> list[Table]:
 def _table(name: str, title: str, cells: list[dict], found: Collection) -> Table:
     """The table of these cells; says where runs of several commits stand in one mean."""
     frame = _reproduce(cells, found)
-    mixed = {p: c for p in dict.fromkeys(frame["preset"]) if len(c := found.commits(p)) > 1}
-    changed = [p for p in dict.fromkeys(frame["preset"]) if any("+" in c for c in found.commits(p))]
+    commits = {p: c for p in dict.fromkeys(frame["preset"]) if (c := found.commits(p))}
+    mixed = {p: c for p, c in commits.items() if len(c) > 1}
+    changed = [p for p, c in commits.items() if any("+" in one for one in c)]
     note = "Scores in %. reproduced: mean ± standard deviation (seeds); difference: reproduced minus reported."
     note += "".join(f" Runs of {p} are of several commits: {', '.join(c)}." for p, c in mixed.items())
+    if not mixed and len({one for c in commits.values() for one in c}) > 1:
+        note += f" Rows are of different commits: {', '.join(f'{p} {c[0]}' for p, c in commits.items())}."
     note += f" Run with code that was changed after its commit (+): {', '.join(changed)}." if changed else ""
     return Table(name, title, frame, note)
 

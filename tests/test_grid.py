@@ -261,9 +261,9 @@ def test_scores_are_asked_for_of_cells_that_have_none(tmp_path):
     process = snakemake(tmp_path, "--dry-run", "--config", f"grid={tmp_path / 'grid.yaml'}", "scores=True")
     said = process.stdout + process.stderr
     assert process.returncode == 0 and "training " not in said, said
-    jobs = [(kind, cell) for kind in ("evaluating", "analysing") for cell in cells]
-    named = {(kind, cell.variant) for kind, cell in jobs if f"{kind} {cell.key}\n" in said}
-    assert named == {("evaluating", "ovenet"), ("analysing", "ovenet")}
+    jobs = [(notebook, cell) for notebook in ("04_evaluation", "08_offset_analysis") for cell in cells]
+    named = {(notebook, cell.variant) for notebook, cell in jobs if f"running {notebook} of {cell.key}\n" in said}
+    assert named == {("04_evaluation", "ovenet"), ("08_offset_analysis", "ovenet")}
 
 
 def test_eight_cells_at_once_of_which_two_fail_and_are_repeated_and_a_seed_is_added(tmp_path):

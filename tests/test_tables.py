@@ -9,18 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ovenet_core.collection import COUNTED, Collection, collect, find_runs
 from ovenet_core.experiments import preset
-from ovenet_core.tables import (
-    COUNTED,
-    Collection,
-    Table,
-    architecture,
-    collect,
-    command_for,
-    find_runs,
-    paper_tables,
-    scale_tables,
-)
+from ovenet_core.tables import Table, architecture, command_for, paper_tables, scale_tables
 
 
 def write_run(folder: Path, name: str, seed: int, miou: float, **changes) -> Path:
@@ -136,6 +127,15 @@ def test_runs_of_several_commits_and_of_changed_code_are_named_below_the_table(t
     note = tables(tmp_path, "scenes")["scenes_table1"].note
     assert "scenes/hrnet are of several commits: aaaaaaaa, bbbbbbbb+" in note
     assert "changed after its commit (+): scenes/hrnet" in note
+
+
+def test_rows_of_different_commits_are_named_below_the_table(tmp_path):
+    write_run(tmp_path / "a", "scenes/hrnet", 0, 0.5)
+    write_run(tmp_path / "b", "scenes/ovenet", 0, 0.5)
+    assert "commits" not in tables(tmp_path, "scenes")["scenes_table1"].note
+    write_run(tmp_path / "c", "scenes/hrnet-ocr", 0, 0.5, commit="c" * 40)
+    note = tables(tmp_path, "scenes")["scenes_table1"].note
+    assert "different commits: scenes/hrnet aaaaaaaa, scenes/ovenet aaaaaaaa, scenes/hrnet-ocr cccccccc." in note
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"seed": 0', '{"metrics": {"S_i": {"miou": 3}}}'])
