@@ -48,8 +48,9 @@ def test_scores_of_a_confusion_matrix_computed_by_hand():
     assert accuracy(confusion) == pytest.approx([85])
 
 
-def test_share_of_gains_leaves_out_classes_that_do_not_occur():
-    assert share_of_gains(np.array([[1, -1, 2, np.nan], [0, 0, 0, 0]], float)) == pytest.approx([200 / 3, 0])
+def test_share_of_gains_leaves_out_classes_that_do_not_occur_or_do_not_differ():
+    gains = np.array([[1, -1, 2, np.nan], [0, 0, 3, -1], [0, 0, 0, np.nan]])
+    assert share_of_gains(gains) == pytest.approx([200 / 3, 50, np.nan], nan_ok=True)
 
 
 # -- Differences
