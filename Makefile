@@ -66,13 +66,15 @@ clean:  ## Remove the .venv, caches and the quick start's output; other runs/ an
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # The locked packages, each checked by its hash, then this package itself. Made anew when either file changes.
-# The lock is complete, so pip need not look for dependencies (--no-deps), which also saves time.
+# The lock is complete, so pip need not look for dependencies (--no-deps), which also saves time. Byte code is made by
+# all cores afterwards, of what is not a test; a file that is meant for a newer Python is no error.
 $(READY): requirements.lock pyproject.toml
 	@$(or $(PYTHON),false) -c '$(IS_RECENT)' || { echo \
 	  "This needs Python 3.11 or later with its venv module (Debian, Ubuntu: apt install python3-venv)." \
 	  "Found: $$($(or $(PYTHON),python3) --version 2>&1). Name another: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile --no-deps --require-hashes -r requirements.lock
+	@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 

@@ -196,7 +196,7 @@ SCALES: dict[str, tuple[Experiment, str]] = {  # with what the paper says of the
     "camvid": (CAMVID, "ours, on a GPU"),
     "camvid-half": (CAMVID_HALF, "ours, on two processor cores"),
     "scenes": (TOY, "ours; generated, in the format of Cityscapes"),
-    "scenes-short": (TOY.override(epochs=2, validate_every=2), "ours; as scenes, for two epochs, to try the study"),
+    "scenes-short": (TOY.override(epochs=4, validate_every=2), "ours; as scenes, for four epochs, to try things"),
     "scenes-acdc": (TOY.override(benchmark="acdc"), "ours; generated, in the format of ACDC"),
     "scenes-ade20k": (TOY.override(benchmark="ade20k", class_weights=None), "ours; generated, in the format of ADE20K"),
 }

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from papermill import execute_notebook
 from papermill.exceptions import PapermillExecutionError
+from papermill.iorw import load_notebook_node, write_ipynb
+from papermill.parameterize import parameterize_notebook
 
 from ovenet_core.benchmarks import BENCHMARKS
 from ovenet_core.scenes import write_scenes
@@ -15,10 +17,18 @@ SIZES = {"cityscapes": (4, 2, 2), "acdc": (2, 1, 1), "ade20k": (4, 2, 2)}  # of 
 NARROW = {"width": 8, "blocks": 1, "initial_weights": "", "crop": [64, 96], "batch_size": 2, "epochs": 1}
 
 
-def papermill(notebook: str, folder: Path, **parameters) -> None:
-    """Execute a notebook of this project with parameters."""
-    executed = folder / f"{notebook}.ipynb"
-    execute_notebook(ROOT / "notebooks" / executed.name, executed, parameters, progress_bar=False, cwd=ROOT)
+def papermill(folder: Path, steps: dict[str, dict]) -> None:
+    """Execute notebooks with parameters, one after another in one kernel, since a kernel takes ten seconds to start.
+
+    That each runs in a kernel of its own is seen when pytest runs the notebooks themselves.
+    """
+    parts = [parameterize_notebook(load_notebook_node(str(ROOT / f"notebooks/{notebook}.ipynb")), parameters)
+             for notebook, parameters in steps.items()]
+    whole = parts[0]
+    whole.cells = [cell for part in parts for cell in part.cells]
+    executed = folder / "executed.ipynb"
+    write_ipynb(whole, str(executed))
+    execute_notebook(executed, executed, progress_bar=False, cwd=ROOT)
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -27,13 +37,14 @@ def test_prepare_train_evaluate_and_pack(name, tmp_path):
     root = tmp_path / "data"
     write_scenes(root, name, split_sizes={"train": train, "val": val, "test": test}, size=(64, 96), progress=False)
     data = {"data_set": name, "data_root": str(root), "show_pictures": False}
-    run = {"run_folder": str(tmp_path / "run")}
-    papermill("01_data_preparation", tmp_path, **data, cache_folder=str(tmp_path / "cache"))
-    training = {"experiment": f"{name}/ovenet", "overrides": NARROW, "cache_folder": str(tmp_path / "cache"), **run}
-    papermill("02_training", tmp_path, **training, data_root=str(root), show_pictures=False)
-    papermill("04_evaluation", tmp_path, **data, **run, output_folder=str(tmp_path / "evaluation"))
-    output = {"output_folder": str(tmp_path / "predictions"), "scales": [0.5, 1.0, 1.25]}
-    papermill("05_test_inference", tmp_path, **data, **run, **output)
+    run, cache = {"run_folder": str(tmp_path / "run")}, {"cache_folder": str(tmp_path / "cache")}
+    papermill(tmp_path, {
+        "01_data_preparation": data | cache,
+        "02_training": run | cache | {"experiment": f"{name}/ovenet", "overrides": NARROW, "data_root": str(root),
+                                      "show_pictures": False},
+        "04_evaluation": data | run | {"output_folder": str(tmp_path / "evaluation")},
+        "05_test_inference": data | run | {"output_folder": str(tmp_path / "predictions"), "scales": [0.5, 1.0, 1.25]},
+    })
     scores = json.loads((tmp_path / "evaluation/evaluation.json").read_text())["metrics"]
     assert list(scores) == ["S_i", "S_s", "S_f"]
     assert set(scores["S_f"].get("conditions", {})) == set(BENCHMARKS[name].conditions)
@@ -46,4 +57,4 @@ def test_preparation_fails_where_training_would_be_wrong(tmp_path):
     gone = sorted((root / "gtFine/train/street").glob("*_labelIds.png"))[0]
     gone.unlink()
     with pytest.raises(PapermillExecutionError, match=gone.name.removesuffix("_gtFine_labelIds.png")):
-        papermill("01_data_preparation", tmp_path, data_set="cityscapes", data_root=str(root))
+        papermill(tmp_path, {"01_data_preparation": {"data_set": "cityscapes", "data_root": str(root)}})

@@ -70,7 +70,7 @@ class Camera:
     def project(self, faces: Sequence[Face], slant: np.ndarray | None = None) -> list[list[np.ndarray]]:
         """The polygons of each face as OpenCV takes them, in 1/16 pixel; `slant` first maps the points.
 
-        In OpenCV's coordinates the centres of the pixels are whole.
+        In OpenCV's coordinates the centres of the pixels are whole. A face that is out of sight has no polygons.
         """
         if not faces:
             return []
@@ -78,9 +78,15 @@ class Camera:
         points = points if slant is None else points @ slant
         depth = np.maximum(points[:, 2:], 0.7)
         flat = np.stack((points[:, 0], EYE - points[:, 1]), axis=1) / depth * self.focal + self.centre - 0.5
+        corners = np.round(flat * 16).astype(np.int32)
         ends = np.cumsum([face.points.size // 3 for face in faces])
-        parts = np.split(np.round(flat * 16).astype(np.int32), ends[:-1])
-        return [list(part.reshape(-1, face.points.shape[-2], 2)) for part, face in zip(parts, faces, strict=True)]
+        starts = np.append(0, ends[:-1])
+        low, high = np.minimum.reduceat(corners, starts), np.maximum.reduceat(corners, starts)
+        margin = 3 * 16  # smooth edges reach beyond the corners
+        seen = ((high > -margin) & (low < np.array(self.ids.shape[::-1]) * 16 + margin)).all(1)
+        spans = zip(faces, starts.tolist(), ends.tolist(), seen.tolist(), strict=True)
+        return [list(corners[start:end].reshape(-1, face.points.shape[-2], 2)) if visible else []
+                for face, start, end, visible in spans]
 
     def paint(self, faces: Sequence[Face], haze: bool = True):
         depth = np.array([face.points.flat[2] for face in faces])[:, None]
@@ -88,6 +94,8 @@ class Camera:
         colours = np.array([(0, 0, 0) if face.colour is None else face.colour for face in faces])
         colours = (colours * self.mood.tint).clip(0, 255) * clear + np.array(self.mood.horizon) * (1 - clear)
         for face, corners, colour in zip(faces, self.project(faces), colours.tolist(), strict=True):
+            if not corners:
+                continue
             if face.colour is not None:
                 cv2.fillPoly(self.image, corners, colour, cv2.LINE_AA, 4)
             if face.ident is not None:

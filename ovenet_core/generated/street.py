@@ -6,7 +6,7 @@ Colours are RGB in [0, 255]; a part is a flat polygon (corners, 2) with its colo
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from itertools import count, pairwise
+from itertools import accumulate, count, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -186,8 +186,11 @@ class Street:
 
     def stand(self, x: Number, z: Number, parts: Iterable[Part], ident: int, turn: Number = 0) -> list[Face]:
         """Parts in a vertical plane through (x, z), turned by `turn` radians away from facing the camera."""
-        axes = np.array(((np.cos(turn), 0, np.sin(turn)), (0, 1, 0)))
-        return [Face(polygon @ axes + (x, 0, z), colour, ident, True) for polygon, colour in parts]
+        axes, parts = np.array(((np.cos(turn), 0, np.sin(turn)), (0, 1, 0))), list(parts)
+        points = np.concatenate([polygon for polygon, _ in parts]) @ axes + (x, 0, z)
+        ends = list(accumulate(len(polygon) for polygon, _ in parts))
+        return [Face(points[start:end], colour, ident, True)
+                for start, end, (_, colour) in zip([0, *ends[:-1]], ends, parts, strict=True)]
 
     def pave(self, x0: Number, x1: Number, z0: Number, z1: Number, colour: Colour, name: str):
         quad = np.array(((x0, 0, z0), (x0, 0, z1), (x1, 0, z1), (x1, 0, z0)))
@@ -258,7 +261,7 @@ class Street:
         leaves = centre + self.rng.uniform(0.22, 0.42, (blobs, 1, 1)) * radius * circle(9)
         glow = self.rng.uniform(0.68, 0.83, blobs) + 0.32 * level + 0.5 * self.sunlight * across * self.to_sun[0]
         parts = [(_disc(0, (low + high) / 2, radius * 0.9, (high - low) * 0.46), leaf * 0.72)]
-        parts += [(blob, leaf * tone) for blob, tone in zip(leaves, glow, strict=True)]
+        parts += zip(leaves, glow[:, None] * leaf, strict=True)
         return self.stand(x, z, parts, LABEL_ID["vegetation"])
 
     def tree(self, x: Number, z: Number) -> list[Face]:

@@ -42,7 +42,7 @@ class WeatherCamera(Camera):
         if not haze:  # what lies flat on the ground does not shine, and is as far as the ground
             return
         for face, corners in zip(faces, self.project(faces), strict=True):
-            if face.ident is not None:
+            if face.ident is not None and corners:
                 self.note_depth(face, corners)
             if self.condition == "night" and face.colour is not None:
                 shines = isinstance(face.colour, Light)
