@@ -20,5 +20,6 @@ def shared() -> Path:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files whose tests take minutes go first, so that no process ends with one of them alone."""
-    long = ("test_whole_study.py", "test_end_to_end.py", "test_grid.py", "test_processes.py", "00_quickstart.ipynb")
+    long = ("test_whole_study.py", "test_end_to_end.py", "test_grid.py", "test_processes.py", "00_quickstart.ipynb",
+            "03_ablations.ipynb")
     items.sort(key=lambda item: item.path.name not in long)

@@ -17,6 +17,7 @@ import traceback
 from pathlib import Path
 
 import torch
+import torch._dynamo  # which the first optimizer of a process would import
 import torch.distributed as dist
 from safetensors.torch import load_file
 from tqdm import tqdm
