@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ import pandas as pd
 from ovenet_core.experiments import PRESETS, Experiment
 
 COUNTED = "counted"
+FIELDS = {"seed": int, "metrics": dict, "experiment": dict, "split": str, "data_fingerprint": str, "commit": str,
+          "finished": str, "duration_seconds": (int, float)}  # of result.json: those that are read here
+COMPUTATION = ("channels_last", "compile", "checkpointing")  # of an experiment: how it is computed, not what
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,21 @@ class Run:
 
     @cached_property
     def presets(self) -> list[str]:
-        """The presets with this configuration on the run's pictures, generated or real; most often one or none."""
-        return [name for name, spec in PRESETS.items() if spec == self.experiment]
+        """The presets with this configuration on the run's pictures, generated or real; most often one or none.
+
+        How it was computed (`COMPUTATION`) makes no other configuration.
+        """
+        return [name for name, spec in PRESETS.items()
+                if replace(self.experiment, **{field: getattr(spec, field) for field in COMPUTATION}) == spec]
 
     @property
     def seed(self) -> int:
         return self.result["seed"]
+
+    @property
+    def commits(self) -> list[str]:
+        """The commits of the code that trained it, in eight digits; a run that was continued may have several."""
+        return sorted(map(short_commit, self.result.get("commits") or [self.result["commit"]]))
 
     @property
     def answer(self) -> str:
@@ -51,20 +63,54 @@ class Run:
 
 
 def find_runs(*roots: str | Path) -> tuple[list[Run], dict[Path, str]]:
-    """The runs in the `result.json` files below some folders, and why others of these files cannot be read."""
+    """The runs in the `result.json` files below some folders, and why others of these files cannot be read.
+
+    Raises:
+        FileNotFoundError: one of the folders is not there.
+    """
     runs, damaged = [], {}
-    for path in sorted(path for root in roots for path in Path(root).rglob("result.json")):
+    for root in map(Path, roots):
+        if not root.is_dir():
+            raise FileNotFoundError(f"{root.absolute()}: no such folder of runs; check the path")
+    for path in sorted({path for root in roots for path in Path(root).rglob("result.json")}):
         try:
-            run = Run(path.parent, json.loads(path.read_text()))
-            scores = [run.result["metrics"][name]["miou"] for name in {"S_i", *run.result["metrics"]}]
-            texts = [run.result[name] for name in ("commit", "data_fingerprint", "split")]
-            if not all(0 <= s <= 1 for s in scores) or type(run.seed) is not int or not all(map(str, texts)):
-                raise ValueError("a score that is not in [0, 1], or a seed that is not a whole number")
-            run.experiment  # noqa: B018 - read here, so that one that cannot be is damaged
-            runs.append(run)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            damaged[path.parent] = f"damaged: {type(error).__name__}: {error}"
+            runs.append(read_run(path))
+        except (OSError, ValueError) as error:
+            damaged[path.parent] = f"damaged: {error}"
     return runs, damaged
+
+
+def read_run(file: Path) -> Run:
+    """The run of a `result.json`.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is not the whole result of a run; the message says what is wrong.
+    """
+    result = json.loads(file.read_text())
+    if not isinstance(result, dict):
+        raise ValueError("not the result of a run")
+    wrong = [name for name, kind in FIELDS.items() if isinstance(result.get(name), bool) or result.get(name) == ""
+             or not isinstance(result.get(name), kind)]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)}: missing, or of another type")
+    run = Run(file.parent, result)
+    expected = ["S_i"] if run.experiment.offset_branch is None else ["S_i", "S_s", "S_f"]
+    if sorted(result["metrics"]) != sorted(expected):
+        raise ValueError(f"scores of {', '.join(sorted(result['metrics']))}; expected {', '.join(expected)}")
+    for output, scores in result["metrics"].items():
+        _check_scores(output, scores)
+        if not isinstance(scores, dict) or scores.get("miou") is None:
+            raise ValueError(f"{output} has no mIoU")
+    return run
+
+
+def _check_scores(name: str, value: Any) -> None:
+    """Every score is a share, or null where there is none."""
+    if isinstance(value, dict):
+        for part, score in value.items():
+            _check_scores(f"{name} {part}", score)
+    elif value is not None and not (type(value) in (int, float) and 0 <= value <= 1):
+        raise ValueError(f"{name} is {value!r}; expected a share from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -82,7 +128,7 @@ class Collection:
 
     def commits(self, preset: str) -> list[str]:
         """The commits of a preset's counted runs, in eight digits; "+" marks code that was changed."""
-        return sorted({short_commit(run.result["commit"]) for run in self.by_preset.get(preset, {}).values()})
+        return sorted({commit for run in self.by_preset.get(preset, {}).values() for commit in run.commits})
 
 
 def collect(runs: Iterable[Run], damaged: dict[Path, str] | None = None) -> Collection:
@@ -91,7 +137,7 @@ def collect(runs: Iterable[Run], damaged: dict[Path, str] | None = None) -> Coll
     Of two runs with the same preset and seed the one that finished first counts; of the runs of one scale, those on the
     data that most of them have.
     """
-    runs = sorted(runs, key=lambda run: (run.result.get("finished", ""), str(run.folder)))
+    runs = sorted(runs, key=lambda run: (run.result["finished"], str(run.folder)))
     data: dict[str, list[str]] = {}
     for run in runs:
         for scale in {name.split("/")[0] for name in run.presets}:
@@ -110,7 +156,7 @@ def collect(runs: Iterable[Run], damaged: dict[Path, str] | None = None) -> Coll
             status = f"seed {run.seed} is there already: {seeds[run.seed].folder}"
         else:
             seeds[run.seed], status = run, COUNTED
-        rows.append((str(run.folder), preset, run.seed, run.result["split"], short_commit(run.result["commit"]),
+        rows.append((str(run.folder), preset, run.seed, run.result["split"], " ".join(run.commits),
                      run.result["data_fingerprint"][:8], status))
     rows += [(str(folder), "", None, "", "", "", why) for folder, why in (damaged or {}).items()]
     columns = ["folder", "preset", "seed", "split", "commit", "data", "status"]

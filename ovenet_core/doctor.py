@@ -223,6 +223,9 @@ def _list(
                                     "they are dummies or withheld, and never read"))
         labels, instances = {}, {}
     else:
+        if patterns["instances"] and images and labels and not instances:
+            findings.append(Finding("warning", "no instances", root, f"none in {split}: iIoU cannot be scored",
+                                    " or ".join(patterns["instances"]), "unpack them, unless iIoU is not wanted"))
         for alone, ours, theirs in (("image without label", images, labels), ("label without image", labels, images),
                                     *([("image without instances", images, instances)] if instances else [])):
             kind = {"image without label": "labels", "label without image": "images"}.get(alone, "instances")

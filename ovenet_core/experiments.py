@@ -6,6 +6,7 @@ neither says.
 
 import difflib
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -17,10 +18,20 @@ from ovenet_core.runs import short_hash
 
 Size = tuple[int, int]  # (height, width) in pixels
 
+# What the values of a field may be. All numbers are finite, and 0 or more where nothing else is said.
+_ONE_OF = {"body": ("hrnet", "hrnet_ocr"), "offset_branch": (None, 4, 3, 2), "precision": ("float32", "bfloat16")}
+_ONE_OR_MORE = ("width", "blocks", "picture_size", "crop", "epochs", "batch_size", "micro_batch", "validate_every")
+_ABOVE_0 = ("tau", "scale")
+_AT_MOST = {"tau": 2, "ohem_threshold": 1, "momentum": 1}
+
 
 @dataclass(frozen=True)
 class Experiment:
-    """All that decides the outcome of a run but the seed. The defaults are OVeNet (HRNet) on Cityscapes, Table 1."""
+    """All that decides the outcome of a run but the seed. The defaults are OVeNet (HRNet) on Cityscapes, Table 1.
+
+    Raises:
+        ValueError: a value that no run can have, naming the field and what is expected.
+    """
 
     benchmark: str = "cityscapes"
 
@@ -36,6 +47,7 @@ class Experiment:
     frozen: bool = False  # Table 5, "Fr"
     frozen_norm: bool = False  # batch-norm stands still at its running statistics, in training too; ours
     initial_weights: str = ""  # file name of official weights; "" starts from random
+    widened: bool = False  # the initial weights are of a narrower network and fill the first channels; ours
     initial_run: str = ""  # preset whose trained network then gives trunk and semantic head; Table 5, "Fr"
 
     # Loss
@@ -73,6 +85,17 @@ class Experiment:
     compile: bool = False
     checkpointing: bool = False
 
+    def __post_init__(self):
+        for f in fields(self):
+            value, allowed = getattr(self, f.name), _ONE_OF.get(f.name)
+            if allowed and value not in allowed:
+                raise ValueError(f"{f.name} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
+            for number in value if isinstance(value, tuple) else (value,):
+                if type(number) in (int, float) and not _is_in_range(f.name, number):
+                    raise ValueError(f"{f.name} is {value!r}; expected {_range_of(f.name)}")
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale is {self.scale!r}; expected the smaller factor first")
+
     @property
     def config_hash(self) -> str:
         """Twelve hexadecimal digits that differ whenever a field does.
@@ -91,7 +114,8 @@ class Experiment:
         """A copy with fields changed; lists, as papermill passes them, become tuples.
 
         Raises:
-            ValueError: a field that does not exist (with the nearest right name) or a value of the wrong type.
+            ValueError: a field that does not exist (with the nearest right name), a value of the wrong type or out of
+                range.
         """
         hints = get_type_hints(Experiment)
         for name, value in changes.items():
@@ -119,6 +143,18 @@ def median_frequency_weights(pixel_shares: Sequence[float]) -> tuple[float, ...]
                         "leave out the ignored pixels, and classes that do not occur")
     median = statistics.median(pixel_shares)
     return tuple(median / share for share in pixel_shares)
+
+
+def _is_in_range(name: str, number: float) -> bool:
+    least, most = int(name in _ONE_OR_MORE), _AT_MOST.get(name, math.inf)
+    return math.isfinite(number) and least <= number <= most and not (number == 0 and name in _ABOVE_0)
+
+
+def _range_of(name: str) -> str:
+    if name in _ONE_OR_MORE:  # all of them integers
+        return "1 or more"
+    least = "above 0" if name in _ABOVE_0 else "0 or more"
+    return f"{least} and at most {_AT_MOST[name]}" if name in _AT_MOST else f"{least}, and finite"
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
@@ -229,7 +265,7 @@ VARIANTS: dict[str, Variant] = {
     "hrnet-loss-2": Variant("ours, a control: HRNet with the loss weight of OVeNet's semantic losses",
                             {"offset_branch": None, "loss_weight": 2.0}),
     "hrnet-wide": Variant("ours, a control: HRNet with about as many parameters as OVeNet",
-                          {"offset_branch": None, "width": "{wide}"}),
+                          {"offset_branch": None, "width": "{wide}", "widened": True}),
 }
 TABLE_5 = tuple(name for name, variant in VARIANTS.items() if "Table 5" in variant.source)  # in the order of its rows
 SYSTEMS = ("hrnet", "ovenet", "hrnet-ocr", "ovenet-ocr")

@@ -20,6 +20,9 @@ class DataError(ValueError):
     """Something is wrong with the data; the message names the file, what was expected, and what to do."""
 
 
+# What Pillow raises of a damaged file, or of a header that tells of a picture too large to be one.
+NO_PICTURE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
 Key = tuple[str, ...]  # what the last stars of a pattern stand for
 
 
@@ -89,7 +92,7 @@ def decode(path: Path, flags: int, palette: bool = False) -> Shaped[np.ndarray, 
     image = None
     # Before OpenCV 5, what is missing from a JPEG that was cut is filled up without a word.
     if _is_whole(data):
-        with suppress(cv2.error, OSError, SyntaxError):
+        with suppress(cv2.error, *NO_PICTURE):
             if palette:  # OpenCV turns the indices into colours
                 image = np.array(Image.open(BytesIO(data)))
             else:
@@ -126,7 +129,7 @@ def size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as picture:
             return picture.height, picture.width
-    except OSError as error:
+    except NO_PICTURE as error:
         raise DataError(f"{path}: {error}, expected a PNG or JPEG file; fetch or unpack it again") from error
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from ovenet_core.collection import read_run
 from ovenet_core.experiments import SCALES, SYSTEMS, TABLE_5, VARIANTS, Experiment, preset
 from ovenet_core.launch import data_set_of
 
@@ -73,12 +74,10 @@ class Cell:
     def result(self) -> dict[str, Any] | None:
         """What result.json says, or None if it is not there, not whole, or of another experiment or seed."""
         try:
-            result = json.loads((self.folder / "result.json").read_text())
-            same = Experiment.from_json(result["experiment"]) == self.spec and result["seed"] == self.seed
-            scores = [result["metrics"][name]["miou"] for name in {"S_i", *result["metrics"]}]
-            return result if same and all(0 <= score <= 1 for score in scores) else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            run = read_run(self.folder / "result.json")
+        except (OSError, ValueError):
             return None
+        return run.result if run.experiment == self.spec and run.seed == self.seed else None
 
     def state(self) -> str:
         """`done` (a valid result), `failed` (an error in the executed notebook, or nothing but a log), `interrupted` (a
@@ -161,6 +160,11 @@ class Grid:
     def from_yaml(cls, path: str | Path) -> "Grid":
         """The grid that a YAML file describes."""
         return cls.from_config({"grid": str(path)})
+
+    def to_yaml(self) -> str:
+        """The whole grid as a file that `from_yaml` reads."""
+        values = {"scale": self.scale, "variants": [*self.variants], "seeds": [*self.seeds], "overrides": self.overrides}
+        return yaml.safe_dump(values | {"root": str(self.root), "scores": self.scores} | self.options, sort_keys=False)
 
     def cells(self) -> list[Cell]:
         """The cells in the order of the grid, each after the one that it needs, which is added if need be."""

@@ -110,10 +110,14 @@ def _inspect_instances(data: Benchmark, sample: Sample, label: np.ndarray, findi
     except DataError as error:
         findings.append(of_error("damaged instances", error))
         return
-    if ids.shape == label.shape and (share := np.mean(np.where(ids >= 1000, ids // 1000, ids) != label)) > 0.01:
-        findings.append(Finding("warning", "instances of another picture", sample.instances,
-                                f"other classes than the label in {100 * share:.0f}% of the pixels", "the same",
-                                "restore it; the scores by instance would be wrong"))
+    if ids.shape != label.shape:
+        return
+    values = np.where(ids >= 1000, ids // 1000, ids).astype(np.uint8)
+    # A label in train ids belongs to its picture: `check_labels` tells what is wrong with it.
+    if (share := min(np.mean(values != label), np.mean(data.lookup[values] != label))) > 0.01:
+        findings.append(Finding("error", "label and instances differ", sample.label,
+                                f"{100 * share:.0f}% of the pixels have another class in {sample.instances.name}",
+                                "the same", "restore the one of the two that belongs to another picture"))
 
 
 def by(shape: tuple[int, ...]) -> str:

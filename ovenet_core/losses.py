@@ -7,7 +7,7 @@ Where several processes train together, pixels are counted over the pictures of 
 share of the loss, and the shares add up to what one process would find.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,7 @@ Labels = Integer[Tensor, "batch height width"]
 
 def cross_entropy(logits: Scores, labels: Labels, class_weights: Tensor | None = None) -> Float[Tensor, ""]:
     """Cross-entropy, the mean over valid pixels weighted by their class; 0 where no pixel is valid."""
+    require_class_weights(class_weights, logits.shape[1])
     labels = labels.long()
     total = nnf.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="sum")
     weight = labels != IGNORE if class_weights is None else _weight_of(labels, class_weights)
@@ -45,6 +46,7 @@ def ohem_cross_entropy(
     Kept are the valid pixels with a probability below max(`threshold`, the `min_kept`-th smallest); the mean over
     them weighs the loss by the class but not the count. 0 where no pixel is kept.
     """
+    require_class_weights(class_weights, logits.shape[1])
     labels = labels.long()
 
     def weigh(loss: Tensor) -> Tensor:
@@ -68,6 +70,13 @@ def _kth_probability(probability: Tensor, labels: Tensor, threshold: float, min_
     if count == 0 or below > rank:
         return 0.0
     return processes.smallest(probability, rank + 1).kthvalue(rank + 1).values.item()
+
+
+def require_class_weights(class_weights: Sized | None, num_classes: int) -> None:
+    """Raise ValueError unless there is one weight for each class, or none at all."""
+    if class_weights is not None and len(class_weights) != num_classes:
+        raise ValueError(f"class_weights has {len(class_weights)} values, expected {num_classes}: set class_weights: "
+                         "null or give one for each class")
 
 
 def _weight_of(labels: Tensor, class_weights: Tensor) -> Tensor:
@@ -195,6 +204,8 @@ class OVeNetLoss(nn.Module):
         if prediction.fused is None:
             return LossTerms(initial, initial)
         seed = self.semantic(prediction.seed, labels, prediction.align_corners)
+        # NaN if an offset is: resampling reads that as a number, and its backward pass may crash the process.
+        seed = seed + 0 * prediction.offsets.detach().sum()
         fused = self.semantic(prediction.fused, labels, prediction.align_corners)
         total = fused + self.kappa * seed + self.lambda_ * initial
         if not self.with_confidence:

@@ -1,4 +1,4 @@
-"""From an experiment to what it names: its network, its loss, its precision, and the trained network of a run."""
+"""From an experiment to what it names: its network, its loss, its pictures, its precision; the network of a run."""
 
 import hashlib
 import json
@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ovenet_core.benchmarks import Benchmark, DataError, benchmark
+from ovenet_core.benchmarks import Benchmark, DataError, Sample, benchmark
 from ovenet_core.experiments import Experiment
-from ovenet_core.losses import OVeNetLoss
+from ovenet_core.losses import OVeNetLoss, require_class_weights
 from ovenet_core.ovenet import OVeNet, build
-from ovenet_core.weights import load_official, read_state
+from ovenet_core.weights import first_difference, is_ours, load_official, read_state
 
 
 def build_network(experiment: Experiment, num_classes: int) -> OVeNet:
@@ -34,8 +34,9 @@ def build_network(experiment: Experiment, num_classes: int) -> OVeNet:
     )
 
 
-def build_loss(experiment: Experiment) -> OVeNetLoss:
-    """The experiment's loss."""
+def build_loss(experiment: Experiment, num_classes: int) -> OVeNetLoss:
+    """The experiment's loss; ValueError unless its class weights are as many as the classes."""
+    require_class_weights(experiment.class_weights, num_classes)
     return OVeNetLoss(
         ohem=experiment.ohem,
         threshold=experiment.ohem_threshold,
@@ -46,6 +47,16 @@ def build_loss(experiment: Experiment) -> OVeNetLoss:
         class_weights=experiment.class_weights,
         with_confidence=experiment.confidence_loss,
     )
+
+
+def labelled_samples(data: Benchmark, root: str | Path, field: str, split: str) -> list[Sample]:
+    """The pictures of the split that a field of an experiment names; DataError unless all of them have a label."""
+    samples = data.samples(root, split)
+    if without := [sample.image for sample in samples if sample.label is None]:
+        labelled = [name for name, folders in data.splits.items() if not set(folders) & set(data.unlabelled)]
+        raise DataError(f"{field} is {split!r}, in which {len(without)} pictures have no label, such as {without[0]}; "
+                        f"expected a split with labels: choose one of {', '.join(labelled)}")
+    return samples
 
 
 def autocast(experiment: Experiment, device: torch.device) -> AbstractContextManager:
@@ -115,8 +126,15 @@ def processor(device: str = "") -> torch.device:
 
 
 def load_weights(network: OVeNet, state: dict[str, Tensor], source: str) -> None:
-    """The weights of a whole network, under our names or the official ones; ValueError if a part is missing."""
-    if state.keys() == network.state_dict().keys():
+    """The weights of a whole network, under our names or the official ones.
+
+    Raises:
+        ValueError: they are of another network, with the first difference, or a part is missing.
+    """
+    if is_ours(state):
+        if difference := first_difference(state, network.state_dict()):
+            raise ValueError(f"{source} is of another network: {difference}; give a file of this network, or its "
+                             "experiment")
         network.load_state_dict(state)
         return
     try:

@@ -18,12 +18,12 @@ from ovenet_core.experiments import VARIANTS
 from ovenet_core.runs import write_atomically
 from ovenet_core.study import Study, causes, claims, costs
 from ovenet_core.study import table as claim_table
-from ovenet_core.tables import Table, architecture, paper_tables, scale_tables
+from ovenet_core.tables import Table, architecture, commit_note, escaped, paper_tables, scale_tables
 
 SCALES = ("camvid", "camvid-half", "scenes")
 BEGIN, END = "<!-- results: written by `make results` -->", "<!-- end of results -->"
-EXPLAINED = ("An interval is a bootstrap over pictures and seeds, or the t interval over seeds; a verdict needs three\n"
-             "seeds of each system and an interval on one side of the bound ([`docs/study.md`](docs/study.md)).")
+EXPLAINED = ("An interval (95%) is over pictures and seeds, or over seeds; a verdict needs three seeds of each system\n"
+             "and an interval on one side of the bound ([`docs/study.md`](docs/study.md)).")
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,23 @@ class Report:
             frames[f"{scale}_costs"] = (title, cost)
         return frames
 
+    def note(self, name: str) -> str:
+        """What has to be said below a frame: the commits of its scale's runs, where there are several."""
+        scale = name.rpartition("_")[0]
+        return commit_note({p: self.found.commits(p) for p in self.found.by_preset if p.split("/")[0] == scale}).strip()
+
     def write(self, folder: str | Path) -> list[Path]:
-        """Write all of it: each table as .csv, .md and .tex, all else as .csv and .md. Returns the files."""
+        """Write all of it as .csv, .md and .tex. Returns the files."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for made in self.tables:
             made.write(folder)
         for name, (title, frame) in self.frames.items():
             write_atomically(folder / f"{name}.csv", lambda f, frame=frame: frame.to_csv(f, index=False))
-            text = f"## {title}\n\n{markdown(frame)}\n"
+            text = "\n\n".join(filter(None, (f"## {title}", markdown(frame), self.note(name)))) + "\n"
             write_atomically(folder / f"{name}.md", lambda f, text=text: f.write(text))
+            tabular = latex(name, title, frame)
+            write_atomically(folder / f"{name}.tex", lambda f, text=tabular: f.write(text))
         return sorted(folder.iterdir())
 
     def readme(self, scale: str = "camvid-half") -> str:
@@ -81,16 +88,24 @@ class Report:
         parts = ["| run | seed | inference | *S_i* | *S_s* | *S_f* |", "|---|---|---|---|---|---|", *rows, ""]
         for name in ("claims", "causes"):
             title, frame = self.frames[f"{scale}_{name}"]
-            shown = frame.drop(columns=[c for c in ("source", "measure", "command") if c in frame and name == "claims"])
-            shown = shown.drop(columns="command", errors="ignore")
+            shown = frame.drop(columns=[c for c in ("source", "measure") if c in frame and name == "claims"])
+            shown = shown.drop(columns=["runs", "command"], errors="ignore")
             parts += [f"**{title}** ([as a table with measures and commands](results/tables/{scale}_{name}.md)).",
                       "", markdown(shown), ""]
-        return "\n".join([*parts, EXPLAINED])
+        return "\n".join([*parts, " ".join(filter(None, (EXPLAINED, self.note(f"{scale}_claims"))))])
 
 
 def markdown(frame: pd.DataFrame) -> str:
     """A table in Markdown; a dash for what is not there."""
     return frame.astype(object).where(frame.notna(), "–").to_markdown(index=False, disable_numparse=True)
+
+
+def latex(name: str, title: str, frame: pd.DataFrame) -> str:
+    """A tabular in the manner of booktabs."""
+    texts = frame.astype(object).where(frame.notna(), "–").map(lambda value: escaped(str(value)))
+    texts.columns = [escaped(column) for column in texts.columns]
+    options = {"hrules": True, "caption": escaped(title), "label": f"tab:{name}"}
+    return texts.style.hide().to_latex(column_format="l" * texts.shape[1], **options)
 
 
 def _rows(variant: str, run: Run) -> list[str]:
@@ -112,11 +127,11 @@ def with_section(text: str, section: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", default="results", help="the folder with the runs")
+    parser.add_argument("--roots", nargs="+", default=["results"], help="folders with runs, such as results runs/grid")
     parser.add_argument("--tables", default="results/tables", help="where the tables go")
     parser.add_argument("--readme", default="README.md", help="whose section of results is written anew; '' for none")
     options = parser.parse_args()
-    report = Report([options.root])
+    report = Report(options.roots)
     print(f"{len(report.write(options.tables))} files in {options.tables}")
     if options.readme:
         path = Path(options.readme)

@@ -38,6 +38,7 @@ def resample(
 
     `align_corners=False` reads corner-aligned positions in the other convention, up to half a pixel off. It exists
     for parity with networks trained that way (torch from 1.3 on does it when the flag is not given).
+    A seed of NaN is read as -1, without a word; `losses.OVeNetLoss` sees to it that training stops.
     """
     return nnf.grid_sample(values, seeds, mode="bilinear", padding_mode=padding, align_corners=align_corners)
 
@@ -61,9 +62,12 @@ def labels_at_seeds(
     *,
     align_corners: bool = True,
 ) -> Integer[Tensor, "batch height width"]:
-    """H(p + o(p)): the label of the pixel nearest to each seed. No gradient reaches the offsets."""
+    """H(p + o(p)): the label of the pixel nearest to each seed. No gradient reaches the offsets.
+
+    NaN counts as -1, as in `resample`: here it has to give some label, and the losses to become NaN.
+    """
     batch, height, width = labels.shape
-    x, y = seed_positions(offsets.detach(), align_corners=align_corners).unbind(-1)
+    x, y = seed_positions(offsets.detach(), align_corners=align_corners).nan_to_num_(nan=-1).unbind(-1)
     if align_corners:
         u, v = (x + 1) * ((width - 1) / 2), (y + 1) * ((height - 1) / 2)
     else:

@@ -24,6 +24,7 @@ from ovenet_core.tables import command_for, variant_label
 DRAWS = 2000
 LEVEL = 0.95
 COMPARED = ("hrnet", "ovenet", "hrnet-wide")
+PICTURES = "pictures.csv.gz"  # what 04_evaluation counted of each picture
 FEWEST = 3  # seeds of each system for a verdict: of fewer, nothing is known of how they differ
 
 Matrices = Float[np.ndarray, "pictures label prediction"]
@@ -77,10 +78,11 @@ def paired_difference(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Estimate:
-    """The mean difference in a score over pairs of runs, with a bootstrap interval over pictures and seeds.
+    """The mean difference in a score over pairs of runs, with an interval over pictures and seeds.
 
-    In each draw the same pictures are drawn for all runs, and then pairs. With one pair, or few, what differs between
-    seeds is seen in part or not at all: the interval is then too narrow.
+    In each draw the same pictures are drawn for all runs, and to the mean over pairs an error is added that follows the
+    t distribution of the mean of so few seeds (with several scores, the multivariate one): a bootstrap of three seeds
+    would give too narrow an interval. With one pair nothing is known of seeds, and the interval is one over pictures.
 
     Args:
         pairs: for each seed, the confusion matrices of each picture of the one system and of the other.
@@ -94,9 +96,19 @@ def paired_difference(
     weights = random.multinomial(count, np.full(count, 1 / count), draws).astype(float)
     exact, drawn = (np.array([_summed(one, w, score) - _summed(other, w, score) for one, other in pairs])
                     for w in (np.ones((1, count)), weights))
-    chosen = random.integers(len(pairs), size=(len(pairs), draws))
-    low, high = np.quantile(summary(drawn[chosen, np.arange(draws)].mean(0)), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    noisy = drawn.mean(0) + _error_of_mean(exact[:, 0], draws, random)
+    low, high = np.quantile(summary(noisy), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(float(summary(exact.mean(0))[0]), float(low), float(high), len(pairs))
+
+
+def _error_of_mean(values: np.ndarray, draws: int, random: np.random.Generator) -> np.ndarray:
+    """Draws of the error of the mean of a few values (seeds, or seeds x scores), after Student; 0 for one value."""
+    count = len(values)
+    if count < 2:
+        return np.zeros((draws, *values.shape[1:]))
+    normal = random.standard_normal((draws, count)) / np.sqrt(count * (count - 1))
+    scale = np.sqrt(random.chisquare(count - 1, draws) / (count - 1))
+    return (normal / scale[:, None]) @ (values - values.mean(0))
 
 
 def _summed(matrices: Matrices, weights: Float[np.ndarray, "draws pictures"], score: Score) -> np.ndarray:
@@ -133,9 +145,24 @@ class Study:
         """The counted runs of a variant, by seed."""
         return self.found.by_preset.get(f"{self.scale}/{variant}", {})
 
+    def scored(self, variant: str) -> dict[int, Run]:
+        """Those of them that `04_evaluation` has scored picture by picture."""
+        return {seed: run for seed, run in self.runs(variant).items() if (run.folder / PICTURES).exists()}
+
     def matrices(self, run: Run, output: str = "", pixels: str = "pixels") -> dict[str, np.ndarray]:
-        """By picture, the confusion matrix of an output, by default the answer; of all pixels, `near` or `far`."""
-        return _matrices(run.folder, output or run.answer, pixels, self.classes)
+        """By picture, the confusion matrix of an output, by default the answer; of all pixels, `near` or `far`.
+
+        Raises:
+            ValueError: they are not those of the run's own scores, but of other weights, another split or other scales.
+        """
+        output = output or run.answer
+        made = _matrices(run.folder, output, pixels, self.classes)
+        if made and pixels == "pixels":
+            found, own = float(miou(sum(made.values())[None])[0]), run.score("miou", output=output)
+            if not abs(found - own) < 0.5:
+                raise ValueError(f"{run.folder / PICTURES}: mIoU of {output} {found:.2f}%, in result.json {own:.2f}%; "
+                                 "run 04_evaluation of this run again, at one scale, on the split of result.json")
+        return made
 
     def pairs(
         self, one: str, other: str, outputs: tuple[str, str] = ("", ""), pixels: str = "pixels"
@@ -160,13 +187,17 @@ class Study:
         for run in self.runs(variant).values():
             path = run.folder / "offset_analysis.json"
             if path.exists():
-                table = json.loads(path.read_text())["offset_analysis"]["table"]
+                analysis = json.loads(path.read_text())
+                if analysis.get("split") != run.result["split"]:
+                    raise ValueError(f"{path}: of the split {analysis.get('split')!r}, the run's is "
+                                     f"{run.result['split']!r}; run 08_offset_analysis on that split again")
+                table = analysis["offset_analysis"]["table"]
                 rows.append(next(r for r in table if (r["condition"], r["by"]) == ("all", "all")))
         return rows
 
 
 def _matrices(folder: Path, output: str, pixels: str, classes: int) -> dict[str, np.ndarray]:
-    path = folder / "pictures.csv.gz"
+    path = folder / PICTURES
     if not path.exists():
         return {}
     counts = _counts(path, path.stat().st_mtime_ns)
@@ -194,6 +225,7 @@ class Claim:
         number: of the study's list; a part of a claim has a letter.
         measure: what `estimate` is, and what would confirm the claim.
         variants: whose runs it needs.
+        folders: the runs that the estimate is made of.
     """
 
     number: str
@@ -203,6 +235,7 @@ class Claim:
     estimate: Estimate
     verdict: str
     variants: tuple[str, ...]
+    folders: tuple[str, ...] = ()
     command: str = ""
 
 
@@ -273,7 +306,7 @@ def table(found: Sequence[Claim]) -> pd.DataFrame:
     """One row per claim, as printed."""
     rows = [{"": c.number, "claim": c.claim, "source": c.source, "verdict": c.verdict,
              "number [interval]": str(c.estimate), "seeds": c.estimate.seeds, "measure": c.measure,
-             "command": c.command} for c in found]
+             "runs": " ".join(c.folders), "command": c.command} for c in found]
     return pd.DataFrame(rows)
 
 
@@ -330,8 +363,11 @@ def _gain(number: str, claim: str, source: str, measure: str, study: Study, one:
 
 def _claim(number: str, claim: str, source: str, measure: str, estimate: Estimate, variants: tuple[str, ...],
            study: Study, above: float = 0.0) -> Claim:
-    """The claim with its verdict, and a command: for a verdict, that of the next seed; else, of what is missing."""
-    next_seed = {v: min(set(range(100)) - study.runs(v).keys()) for v in variants}
-    fewest = min(variants, key=lambda v: (next_seed[v], v != variants[0]))
-    command = command_for(f"{study.scale}/{fewest}", seed=next_seed[fewest])
-    return Claim(number, claim, source, measure, estimate, judge(estimate, above), variants, command)
+    """The claim with its verdict, the runs behind it, and the command that would add the next seed of its systems."""
+    names = list(dict.fromkeys(variants))
+    scored = [study.scored(name) for name in names]
+    seeds = sorted(set.intersection(*(set(runs) for runs in scored))) if estimate.seeds else []
+    folders = tuple(str(runs[seed].folder) for runs in scored for seed in seeds)
+    seed = min(set(range(100)) - set(seeds))
+    command = command_for(f"{study.scale}/{names[0]}", seed=seed, beside=",".join(names[1:]))
+    return Claim(number, claim, source, measure, estimate, judge(estimate, above), variants, folders, command)

@@ -120,7 +120,7 @@ def _check_files(
         try:
             picture = Image.open(io.BytesIO(archive.read(name)))
             picture.load()
-        except (OSError, SyntaxError, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        except (*files.NO_PICTURE, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
             yield f"{name}: damaged ({error}); write the archive again"
             continue
         if picture.format != "PNG" or picture.mode != "L":

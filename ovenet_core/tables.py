@@ -1,7 +1,7 @@
 """The paper's tables and this study's: reported, reproduced, and the difference, from `result.json` files alone."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -94,13 +94,13 @@ class Table:
     def latex(self) -> str:
         """A tabular in the manner of booktabs."""
         texts = self.texts("\\textbf{{{}}}").map(lambda t: t.replace("±", r"$\pm$").replace("–", "--"))
-        texts.index = [_escaped(text) for text in texts.index]
-        texts.columns = pd.MultiIndex.from_tuples([tuple(map(_escaped, c)) for c in texts.columns])
-        options = {"hrules": True, "caption": _escaped(self.title), "label": f"tab:{self.name}", "multicol_align": "c"}
+        texts.index = [escaped(text) for text in texts.index]
+        texts.columns = pd.MultiIndex.from_tuples([tuple(map(escaped, c)) for c in texts.columns])
+        options = {"hrules": True, "caption": escaped(self.title), "label": f"tab:{self.name}", "multicol_align": "c"}
         return texts.style.to_latex(column_format="l" + "r" * texts.shape[1], **options)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     for old, new in (("_", r"\_"), ("%", r"\%"), ("τ", r"$\tau$"), ("±", r"$\pm$"), ("–", "--"), ("×", r"$\times$")):
         text = text.replace(old, new)
     return text
@@ -121,10 +121,12 @@ def _difference(row: pd.Series) -> str:
     return "–" if np.isnan(row["difference"]) else f"{row['difference']:+.2f}"
 
 
-def command_for(preset: str, split: str = "val", seed: int = 0) -> str:
-    """What would run a preset; and, where labels are withheld, predict its test split for the server."""
+def command_for(preset: str, split: str = "val", seed: int = 0, beside: str = "") -> str:
+    """What would run and score a preset, and the variant `beside` it; where labels are withheld, predict its test split
+    for the server."""
     scale, variant = preset.split("/")
-    command = f"snakemake --cores 1 --config scale={scale} variants={variant} seeds={seed} root=runs/grid"
+    variants = f"'variants=[{variant},{beside}]'" if beside else f"variants={variant}"
+    command = f"snakemake --cores 1 --config scale={scale} {variants} seeds={seed} scores=True root=runs/grid"
     if split != "test":
         return command
     folder = Cell(scale, variant, seed, {}, Path("runs/grid")).folder
@@ -176,7 +178,8 @@ def _cells(frame: pd.DataFrame, row: Sequence[str], column: Sequence[str], among
             cell[name] = ", ".join(str(cell[part]) for part in parts if str(cell[part]) not in ("", "nan"))
     seen = set()
     for cell in cells:  # the text names one gain twice
-        cell["row"] += ", again" if (cell["row"], cell["column"]) in seen else ""
+        if (cell["row"], cell["column"]) in seen:
+            cell |= {"row": f"{cell['row']}, again", "among": f"{cell['among']}, again"}
         seen.add((cell["row"], cell["column"]))
     return cells
 
@@ -223,21 +226,25 @@ def _table(name: str, title: str, cells: list[dict], found: Collection) -> Table
     """The table of these cells; says where runs of several commits stand in one mean."""
     frame = _reproduce(cells, found)
     commits = {p: c for p in dict.fromkeys(frame["preset"]) if (c := found.commits(p))}
-    mixed = {p: c for p, c in commits.items() if len(c) > 1}
-    changed = [p for p, c in commits.items() if any("+" in one for one in c)]
     note = "Scores in %. reproduced: mean ± standard deviation (seeds); difference: reproduced minus reported."
-    note += "".join(f" Runs of {p} are of several commits: {', '.join(c)}." for p, c in mixed.items())
-    if not mixed and len({one for c in commits.values() for one in c}) > 1:
-        note += f" Rows are of different commits: {', '.join(f'{p} {c[0]}' for p, c in commits.items())}."
-    note += f" Run with code that was changed after its commit (+): {', '.join(changed)}." if changed else ""
-    return Table(name, title, frame, note)
+    return Table(name, title, frame, note + commit_note(commits))
+
+
+def commit_note(commits: Mapping[str, Sequence[str]]) -> str:
+    """What has to be said of the commits of each preset's runs: where there are several, and code that was changed."""
+    note = ""
+    if len({one for several in commits.values() for one in several}) > 1:
+        named = "; ".join(f"{preset} {' '.join(several)}" for preset, several in commits.items())
+        note += f" Runs are of several commits: {named}."
+    changed = [preset for preset, several in commits.items() if any("+" in one for one in several)]
+    return note + (f" Run with code that was changed after its commit (+): {', '.join(changed)}." if changed else "")
 
 
 def variant_label(name: str) -> str:
     """A variant in words: its system, and what it changes in it."""
     if name in NAMES:
         return NAMES[name]
-    changes = {k: v for k, v in VARIANTS[name].changes.items() if k != "initial_run"}
+    changes = {k: v for k, v in VARIANTS[name].changes.items() if k not in ("initial_run", "widened")}
     system = "HRNet" if changes.get("offset_branch", 4) is None else "OVeNet"
     words = {"frozen": "frozen body", "ohem": "without OHEM", "confidence_loss": "without confidence loss",
              "fuse_probabilities": "probabilities fused", "tau": "τ {:g}", "offset_branch": "branch from stage {}",

@@ -34,7 +34,15 @@ from ovenet_core.experiments import Experiment
 from ovenet_core.inference import normalise, predict_classes
 from ovenet_core.loading import Batches, TrainingPictures
 from ovenet_core.losses import LossTerms
-from ovenet_core.models import autocast, build_loss, build_network, load_baseline, processor, warn_if_slow
+from ovenet_core.models import (
+    autocast,
+    build_loss,
+    build_network,
+    labelled_samples,
+    load_baseline,
+    processor,
+    warn_if_slow,
+)
 from ovenet_core.runs import commit, hardware, peak_memory, remove_unfinished, versions, write_atomically, write_json
 from ovenet_core.weights import load_official, read_state
 
@@ -70,6 +78,7 @@ class Trainer:
 
     Raises:
         SnapshotError: the folder holds a snapshot of another experiment or seed, or a damaged one.
+        ValueError, DataError: class weights of another number than the classes; a split without labels.
     """
 
     def __init__(
@@ -92,8 +101,9 @@ class Trainer:
         self.device = torch.device(device) if isinstance(device, torch.device) else processor(device)
         self.writes = processes.rank() == 0
         self.data = benchmark(experiment.benchmark)
-        self.train_samples = self.data.samples(data_root, experiment.train_split)
-        self.val_samples = self.data.samples(data_root, experiment.val_split)
+        self.loss = build_loss(experiment, self.data.num_classes).to(self.device)
+        self.train_samples = labelled_samples(self.data, data_root, "train_split", experiment.train_split)
+        self.val_samples = labelled_samples(self.data, data_root, "val_split", experiment.val_split)
         self.pictures = TrainingPictures(self._source(cache), self.train_samples, experiment, seed)
         self.batches = Batches(
             len(self.train_samples),
@@ -114,7 +124,6 @@ class Trainer:
         if processes.count() > 1 and self.device.type == "cuda":  # there is none for processors
             self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
         warn_if_slow(experiment, self.device)
-        self.loss = build_loss(experiment).to(self.device)
         self.optimizer = torch.optim.SGD(
             [p for p in self.network.parameters() if p.requires_grad],
             lr=experiment.learning_rate,
@@ -122,6 +131,7 @@ class Trainer:
             weight_decay=experiment.weight_decay,
         )
         self.commit = commit()  # of the code as it runs, whatever becomes of the files meanwhile
+        self.commits: list[str] = []  # of all processes that have had a part in this run, one after the other
         self.iteration, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, float] = {}  # of the loss terms since the last row of the history
@@ -160,7 +170,7 @@ class Trainer:
         if name:
             if weights is None or Path(weights).name != name:
                 raise ValueError(f"the experiment starts from {name}: give its path as weights (got {weights})")
-            reports.append(str(load_official(self.network, read_state(weights), name)))
+            reports.append(str(load_official(self.network, read_state(weights), name, self.experiment.widened)))
         if self.experiment.initial_run:
             if initial_run is None:
                 raise ValueError(f"the experiment starts from a finished run of {self.experiment.initial_run}: give "
@@ -178,6 +188,7 @@ class Trainer:
         """
         if self.result.exists():
             return self._finished_result()
+        self.commits = sorted({*self.commits, self.commit})
         self.network.train()
         network = DistributedDataParallel(self.network) if processes.count() > 1 else self.network
         self.step_network = torch.compile(network) if self.experiment.compile else network
@@ -314,6 +325,7 @@ class Trainer:
             "history": self.history,
             "sums": self.sums,
             "best": self.best,
+            "commits": self.commits,
         }
         write_atomically(self.snapshot, lambda f: torch.save(state, f), mode="wb")
 
@@ -323,13 +335,20 @@ class Trainer:
         except Exception as error:
             raise SnapshotError(f"{self.snapshot} cannot be read ({error}); delete it to start anew") from error
         self._refuse_another(self.snapshot, state)
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.iteration, self.seconds = state["iteration"], state["seconds"]
-        self.history, self.sums, self.best = state["history"], state["sums"], state.get("best", {})
+        try:
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.iteration, self.seconds = state["iteration"], state["seconds"]
+            self.history, self.sums, self.best = state["history"], state["sums"], state.get("best", {})
+            self.commits = state.get("commits", [])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise SnapshotError(f"{self.snapshot} is not whole ({error}); delete it to start anew") from error
 
-    def _refuse_another(self, file: Path, state: dict[str, Any]) -> None:
-        """Raise SnapshotError if a stored state is of another experiment or seed."""
+    def _refuse_another(self, file: Path, state: Any) -> None:
+        """Raise SnapshotError if what is stored is not of a run, or of another experiment or seed."""
+        if not isinstance(state, dict) or not {"experiment", "seed", "config_hash"} <= state.keys():
+            raise SnapshotError(f"{file} holds something else than a run, expected its experiment and seed; move it "
+                                "away, or choose another run folder")
         differences = self.experiment.differences(state["experiment"])
         if state["seed"] != self.seed:
             differences.append(f"seed: {self.seed}, {state['seed']}")
@@ -345,6 +364,7 @@ class Trainer:
         if not hasattr(self, "scores"):  # interrupted after the last snapshot
             self.scores = {name: evaluation.as_dict() for name, evaluation in self.evaluate().items()}
         self._save_weights("checkpoint.safetensors")
+        several = {"commits": self.commits} if len(self.commits) > 1 else {}
         result = self._identity() | {
             "metrics": self.scores,
             "split": self.experiment.val_split,
@@ -357,6 +377,7 @@ class Trainer:
             "peak_memory_gib": round(peak_memory(self.device), 3),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "commit": self.commit,
+            **several,
             "versions": versions(),
             "hardware": hardware(self.device),
             "processes": processes.count(),

@@ -62,6 +62,21 @@ def our_name(official: str) -> str | None:
     raise KeyError(f"{official!r} is not a parameter of HRNet, HRNet+OCR or OVeNet")
 
 
+def is_ours(state: Mapping[str, Tensor]) -> bool:
+    """Whether the names are those of our own checkpoints."""
+    return any(name.startswith(("trunk.", "semantic_head.", "offset_head.")) for name in state)
+
+
+def first_difference(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """In words, the first name or shape in which weights differ from a network's own; "" if they fit."""
+    for name, tensor in own.items():
+        if name not in state:
+            return f"it has no {name}, which the network has"
+        if state[name].shape != tensor.shape:
+            return f"{name} has shape {list(state[name].shape)}, the network expects {list(tensor.shape)}"
+    return next((f"it has {name}, which the network has not" for name in state if name not in own), "")
+
+
 @dataclass
 class LoadReport:
     """What a file gave to a network: names loaded, parts left at their initial value, names without use; by reason."""
@@ -69,6 +84,7 @@ class LoadReport:
     source: str
     loaded: list[str] = field(default_factory=list)
     copied: list[str] = field(default_factory=list)
+    widened: list[str] = field(default_factory=list)
     initial: dict[str, str] = field(default_factory=dict)
     unused: dict[str, str] = field(default_factory=dict)
 
@@ -76,6 +92,8 @@ class LoadReport:
         lines = [f"{self.source}: {len(self.loaded)} tensors loaded"]
         if self.copied:
             lines.append(f"  {len(self.copied)} tensors of the offset head copied from the trunk's stages")
+        if self.widened:
+            lines.append(f"  {len(self.widened)} of them fill the first channels of wider layers, which see no others")
         lines += [f"  {part} left at its initial value: {why}" for part, why in self.initial.items()]
         lines += [f"  {count} not used: {why}" for why, count in _counts(self.unused.values()).items()]
         return "\n".join(lines)
@@ -111,16 +129,25 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def load_official(network: nn.Module, state: Mapping[str, Tensor], source: str = "state dict") -> LoadReport:
+def load_official(
+    network: nn.Module, state: Mapping[str, Tensor], source: str = "state dict", widen: bool = False
+) -> LoadReport:
     """Load official weights: a trunk alone (ImageNet), or a whole HRNet, HRNet+OCR or OVeNet.
 
     Where the weights have no offset head and the network does, the head's stages are copied from the trunk's (both
     heads start from the pre-trained weights, section 4.1). A semantic head is loaded whole or not at all.
 
+    Args:
+        widen: take a trunk of a narrower network for the first channels of each layer. These see no other channels, so
+            that they compute what the narrower network does; the other channels keep their initial values.
+
     Raises:
         KeyError: an unknown name, or a part that is incomplete.
-        ValueError: a shape that differs, naming the parameter and both shapes.
+        ValueError: a shape that differs, naming the parameter and both shapes; weights under our own names.
     """
+    if is_ours(state):
+        raise ValueError(f"{source} has weights under this project's own names, expected an official file: give one, "
+                         "or start from the run that trained it by initial_run")
     report = LoadReport(source)
     own = network.state_dict()
     new: dict[str, Tensor] = {}
@@ -145,13 +172,30 @@ def load_official(network: nn.Module, state: Mapping[str, Tensor], source: str =
                 report.copied.append(name)
     _explain_missing(own, new, report)
     for name, tensor in new.items():
-        if own[name].shape != tensor.shape:
+        # A head sees the branches one behind the other: its first channels are not those of a narrower one.
+        if widen and name.startswith(("trunk.", "offset_head.stages.")) and _is_narrower(tensor, own[name]):
+            new[name] = _widened(tensor, own[name])
+            report.widened.append(name)
+        elif own[name].shape != tensor.shape:
             raise ValueError(
                 f"{source}: {name} has shape {list(tensor.shape)}, the network expects {list(own[name].shape)}: "
                 f"width or number of classes differ"
             )
     network.load_state_dict({**own, **new})
     return report
+
+
+def _is_narrower(tensor: Tensor, own: Tensor) -> bool:
+    """Whether it has fewer output or input channels, and not more, and is else the same."""
+    fewer = [a <= b for a, b in zip(tensor.shape[:2], own.shape[:2], strict=False)]
+    return tensor.dim() == own.dim() and tensor.shape != own.shape and all(fewer) and tensor.shape[2:] == own.shape[2:]
+
+
+def _widened(tensor: Tensor, own: Tensor) -> Tensor:
+    wide = own.clone()
+    wide[: len(tensor)] = 0
+    wide[tuple(slice(size) for size in tensor.shape)] = tensor
+    return wide
 
 
 def _explain_missing(own: Mapping[str, Tensor], new: Mapping[str, Tensor], report: LoadReport) -> None:

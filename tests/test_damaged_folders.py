@@ -1,6 +1,8 @@
 """Folders damaged in all sorts of ways: each damage is found when the folder is read, and the file is named."""
 
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from small_sets import WRITERS, move, write
 
-from ovenet_core import benchmarks
+from ovenet_core import benchmarks, files
 from ovenet_core.benchmarks import CITYSCAPES, DataError
 
 
@@ -134,3 +136,16 @@ def test_damaged_folder_is_named(tmp_path, name, damage, message):
     damage(root)
     with pytest.raises(DataError, match=message):
         read_all()
+
+
+@pytest.mark.parametrize("read", [files.size, lambda path: files.decode(path, cv2.IMREAD_UNCHANGED, palette=True)],
+                         ids=["size", "palette"])
+@pytest.mark.parametrize("length, side", [(5, 8), (13, 60000)], ids=["cut header", "60000x60000"])
+def test_a_damaged_header_is_named(tmp_path, read, length, side):
+    """Pillow has errors of its own for a PNG header of another length, and for one of a picture too large to be one."""
+    path = write(tmp_path / "x.png", np.zeros((8, 8), np.uint8))
+    header = b"IHDR" + struct.pack(">II", side, side) + bytes([8, 0, 0, 0, 0])
+    path.write_bytes(path.read_bytes()[:8] + struct.pack(">I", length) + header + struct.pack(">I", zlib.crc32(header))
+                     + path.read_bytes()[33:])
+    with pytest.raises(DataError, match=r"x\.png: .*expected .*PNG or JPEG file; fetch"):
+        read(path)

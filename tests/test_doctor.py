@@ -160,6 +160,12 @@ def foreign_instances(sample):
     write(sample.instances, np.full(SIZE, 7, np.uint16))
 
 
+def foreign_label(sample):
+    """The label of a neighbour."""
+    other = next(path for path in sorted(sample.label.parent.glob("*labelIds.png")) if path != sample.label)
+    write(sample.label, np.fliplr(stored(other)))
+
+
 def colour_label(sample):
     write(sample.label, noise(0, *SIZE, 3))
 
@@ -240,7 +246,8 @@ def doubled(sample):
     (renamed, "error", "label without image", "label"),
     (no_instances, "error", "image without instances", "image"),
     (cut_instances, "error", "damaged instances", "instances"),
-    (foreign_instances, "warning", "instances of another picture", "instances"),
+    (foreign_instances, "error", "label and instances differ", "label"),
+    (foreign_label, "error", "label and instances differ", "label"),
     (colour_label, "error", "colour label", "label"),
     (label_of_16_bits, "error", "16 bit label", "label"),
     (image_of_16_bits, "error", "16 bit image", "image"),
@@ -267,6 +274,27 @@ def test_a_damaged_file_is_named(copy, damage, severity, kind, file):
     if severity == "error":
         with pytest.raises(DataError, match=finding.file.name):
             examination.raise_if_wrong()
+
+
+def test_a_label_that_differs_from_its_instances_is_named_with_both_files(copy):
+    sample = CITYSCAPES.samples(copy, "train")[2]
+    foreign_label(sample)
+    (finding,) = doctor(CITYSCAPES, copy).of("error")
+    assert finding.file == sample.label and sample.instances.name in finding.what and "restore" in finding.remedy
+
+
+def test_labels_in_train_ids_are_not_taken_for_those_of_another_picture(copy):
+    train_ids(CITYSCAPES.samples(copy, "train")[2])
+    assert [finding.kind for finding in doctor(CITYSCAPES, copy).of("error")] == ["train ids as labels"]
+
+
+def test_a_split_without_any_instances_is_a_warning(copy):
+    for path in copy.glob("gtFine/val/*/*_instanceIds.png"):
+        path.unlink()
+    examination = doctor(CITYSCAPES, copy)
+    examination.raise_if_wrong()
+    (finding,) = [finding for finding in examination.findings if finding.kind == "no instances"]
+    assert finding.severity == "warning" and "val: iIoU cannot be scored" in finding.what
 
 
 def test_a_renamed_image_is_named_too(copy):

@@ -1,18 +1,27 @@
 """Experiments: overrides that are checked, a hash of all fields, differences in words, presets."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, asdict, fields, replace
+from functools import partial
 
 import pytest
+import torch
 
+from ovenet_core.benchmarks import CAMVID
 from ovenet_core.experiments import PRESETS, SCALES, TABLE_5, VARIANTS, Experiment, preset, source
+from ovenet_core.models import build_network
+from ovenet_core.weights import load_official, read_state
 
 DEFAULT = Experiment()
 
 
-OTHER_THAN_NONE = {"class_weights": (1.0, 2.0), "picture_size": (180, 240), "align_corners": True, "micro_batch": 2}
+OTHER = {  # where it cannot be made up
+    "class_weights": (1.0, 2.0), "picture_size": (180, 240), "align_corners": True, "micro_batch": 2,
+    "body": "hrnet_ocr", "offset_branch": 3, "precision": "bfloat16", "ohem_threshold": 0.5, "momentum": 0.5,
+}
 
 
 def as_json(experiment: Experiment) -> dict:
@@ -23,8 +32,8 @@ def as_json(experiment: Experiment) -> dict:
 def other_value(field: str):
     """A value that the field may have, but not by default."""
     value = getattr(DEFAULT, field)
-    if value is None:
-        return OTHER_THAN_NONE[field]
+    if field in OTHER:
+        return OTHER[field]
     if isinstance(value, bool):
         return not value
     if isinstance(value, tuple):
@@ -122,6 +131,51 @@ def test_refused_override_of_a_part_says_which():
         DEFAULT.override(crop=[512, "1024"])
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        *[(field, 0, "1 or more") for field in
+          ("width", "blocks", "epochs", "batch_size", "micro_batch", "validate_every")],
+        ("epochs", -1, "1 or more"),
+        ("crop", (0, 512), "1 or more"),
+        ("picture_size", (180, -1), "1 or more"),
+        ("refinement_steps", -1, "0 or more"),
+        ("ohem_min_kept", -1, "0 or more"),
+        ("ohem_threshold", 90.0, "0 or more and at most 1"),
+        ("momentum", 1.5, "0 or more and at most 1"),
+        ("learning_rate", float("nan"), "0 or more, and finite"),
+        ("learning_rate", float("inf"), "0 or more, and finite"),
+        ("weight_decay", -0.1, "0 or more"),
+        ("loss_weight", -1.0, "0 or more"),
+        ("class_weights", (1.0, float("nan")), "0 or more"),
+        ("tau", 0.0, "above 0 and at most 2"),
+        ("tau", 2.5, "above 0 and at most 2"),
+        ("tau", float("nan"), "above 0 and at most 2"),
+        ("scale", (0.0, 2.0), "above 0"),
+        ("scale", (2.0, 0.5), "the smaller factor first"),
+        ("precision", "fp16", "one of 'float32', 'bfloat16'"),
+        ("precision", "float16", "one of 'float32', 'bfloat16'"),
+        ("body", "resnet", "one of 'hrnet', 'hrnet_ocr'"),
+        ("offset_branch", 5, "one of None, 4, 3, 2"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("make", [DEFAULT.override, partial(replace, DEFAULT), Experiment], ids=["o", "r", "new"])
+def test_value_that_no_run_can_have_is_refused_by_name(make, field, value, expected):
+    with pytest.raises(ValueError, match=f"^{field} is {re.escape(repr(value))}; expected {re.escape(expected)}"):
+        make(**{field: value})
+
+
+@pytest.mark.parametrize("change", [
+    *[{name: 0.0} for name in ("kappa", "lambda_", "auxiliary_weight", "loss_weight", "weight_decay", "momentum",
+                               "learning_rate", "power", "ohem_threshold")],
+    {"ohem_min_kept": 0}, {"refinement_steps": 0}, {"class_weights": (0.0, 1.0)}, {"scale": (1.0, 1.0)}, {"tau": 2.0},
+    {"offset_branch": None}, {"micro_batch": None}, {"ohem_threshold": 1.0},
+], ids=str)
+def test_values_at_the_ends_of_their_ranges_are_accepted(change):
+    assert asdict(DEFAULT.override(**change)) == asdict(DEFAULT) | change
+
+
 # The hash
 
 
@@ -129,6 +183,12 @@ def test_refused_override_of_a_part_says_which():
 def test_hash_differs_with_any_field(field):
     changed = replace(DEFAULT, **{field: other_value(field)})
     assert changed.config_hash != DEFAULT.config_hash
+
+
+def test_hashes_are_those_of_earlier_runs():
+    """Neither new fields nor checks of values may change them."""
+    assert DEFAULT.config_hash == "44136fa355b3"
+    assert Experiment(width=18, crop=(64, 128), tau=0.2).config_hash == "1b1751b2f7ee"
 
 
 def test_hash_is_twelve_hexadecimal_digits():
@@ -262,3 +322,17 @@ def test_a_preset_says_where_it_comes_from():
 
 def test_the_frozen_variant_starts_from_the_baseline_of_its_scale():
     assert preset("camvid/ovenet-frozen").initial_run == "camvid/hrnet"
+
+
+def test_every_preset_of_camvid_half_can_start_from_its_initial_weights(shared):
+    """Also the wider network, which takes them for its first channels."""
+    specs = {name: spec for name, spec in PRESETS.items() if name.startswith("camvid-half/") and spec.initial_weights}
+    assert len(specs) == len(VARIANTS)
+    networks = {(s.initial_weights, s.widened, s.body, s.width, s.blocks, s.offset_branch): s for s in specs.values()}
+    for spec in networks.values():
+        state = read_state(shared / "weights" / spec.initial_weights)
+        with torch.device("meta"):  # initial values take time
+            network = build_network(spec, CAMVID.num_classes)
+        report = load_official(network.to_empty(device="cpu"), state, spec.initial_weights, spec.widened)
+        assert len(report.loaded) == len(state) and "trunk" not in report.initial
+        assert bool(report.widened) == (spec.width > 18)

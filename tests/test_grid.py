@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from test_tables import each
 
 from ovenet_core.experiments import TABLE_5, VARIANTS
 from ovenet_core.grid import GRIDS, Cell, Grid, GridError, gather, scores, state_table
@@ -23,8 +24,11 @@ def cell_of(root: Path, variant: str = "ovenet", seed: int = 0, **overrides) -> 
 
 
 def write_result(cell: Cell, *, whole: bool = True, **changes) -> Path:
-    """The result that a cell would have: all three scores are half as good as 1 / (1 + seed), or those given."""
-    value = {"experiment": asdict(cell.spec), "seed": cell.seed, "metrics": {"S_i": {"miou": 0.5 / (1 + cell.seed)}}}
+    """The result that a cell would have: all its scores are half as good as 1 / (1 + seed), or those given."""
+    outputs = ("S_i",) if cell.spec.offset_branch is None else ("S_i", "S_s", "S_f")
+    value = {"experiment": asdict(cell.spec), "seed": cell.seed, "split": "val", "commit": "a" * 40,
+             "metrics": {name: {"miou": 0.5 / (1 + cell.seed)} for name in outputs}, "data_fingerprint": "f" * 64,
+             "finished": "2026-01-01T00:00:00Z", "duration_seconds": 60.0}
     text = json.dumps(value | changes)
     cell.folder.mkdir(parents=True, exist_ok=True)
     path = cell.folder / "result.json"
@@ -83,8 +87,9 @@ def test_a_cell_that_left_nothing_but_a_log_failed(tmp_path):
         {"experiment": {"no_such_field": 1}},
         {"experiment": None},
         {"metrics": {}},
-        {"metrics": {"S_i": {"miou": None}}},
-        {"metrics": {"S_i": {"miou": 1.5}}},
+        {"metrics": {"S_i": {"miou": 0.5}}},
+        {"metrics": each({"miou": None})},
+        {"metrics": each({"miou": 1.5})},
     ],
     ids=str,
 )
@@ -155,6 +160,16 @@ def test_a_file_holds_a_grid_and_the_configuration_goes_before_it(tmp_path):
     grid = Grid.from_config({"grid": str(path), **words})  # as snakemake hands on what --config says
     assert (grid.scale, grid.seeds, grid.options) == ("acdc", (4,), {"workers": 0})
     assert grid.overrides == {"kappa": 0.3, "crop": [64, 128], "initial_weights": ""}
+
+
+def test_a_grid_as_a_file_is_the_same_grid(tmp_path):
+    grid = Grid("acdc", TABLE_5, (0, 1), {"epochs": 3, "crop": [64, 128]}, Path("x"), True, {"workers": 2})
+    (tmp_path / "grid.yaml").write_text(grid.to_yaml())
+    assert Grid.from_yaml(tmp_path / "grid.yaml") == grid
+
+
+def test_the_example_is_a_grid():
+    assert len(Grid.from_yaml(ROOT / "workflow/example.yaml").cells()) == 4
 
 
 @pytest.mark.parametrize(

@@ -404,6 +404,26 @@ def test_nan_in_the_logits_of_a_valid_pixel_reaches_the_loss(loss, weighted):
     assert loss(logits, labels, torch.tensor(WEIGHTS, dtype=torch.float64) if weighted else None).isnan()
 
 
+@pytest.mark.parametrize("with_confidence", [False, True])
+def test_nan_in_an_offset_reaches_the_loss(with_confidence):
+    """Resampling reads a seed of NaN as -1."""
+    prediction, leaves = leaf_prediction(False)
+    with torch.no_grad():
+        leaves[-2][1, 0, 2, 1] = math.nan
+    terms = OVeNetLoss(with_confidence=with_confidence)(prediction, random_case(0)[1])
+    assert terms.total.isnan() and terms.seed.isnan() and terms.initial.isfinite()
+
+
+# Wrong numbers of class weights
+
+
+@pytest.mark.parametrize("count", [CLASSES - 1, CLASSES + 1])
+@pytest.mark.parametrize("loss", [cross_entropy, ohem_cross_entropy])
+def test_class_weights_of_another_number_than_the_classes_are_refused(loss, count):
+    with pytest.raises(ValueError, match=f"class_weights has {count} values, expected {CLASSES}: set class_weights"):
+        loss(*random_case(0), torch.ones(count, dtype=torch.float64))
+
+
 # No valid pixel
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from ovenet_core.benchmarks import DataError, benchmark
 from ovenet_core.experiments import preset
-from ovenet_core.models import build_network, load_trained, require_classes, warn_if_slow
+from ovenet_core.models import build_loss, build_network, load_trained, require_classes, warn_if_slow
 
 NARROW = preset("scenes/ovenet", tau=0.25, refinement_steps=1)
 BASELINE = preset("scenes/hrnet")
@@ -51,10 +51,20 @@ def test_official_weights_of_a_trunk_alone_are_no_trained_network(shared):
         load_trained(shared / "weights" / experiment.initial_weights, experiment)
 
 
-def test_weights_of_another_network_are_refused(tmp_path):
-    saved(BASELINE, tmp_path)
-    with pytest.raises(ValueError, match=r"checkpoint\.safetensors|not a parameter"):
-        load_trained(tmp_path / "checkpoint.safetensors", NARROW)
+@pytest.mark.parametrize(
+    ("of", "given", "difference"),
+    [
+        (BASELINE, NARROW, r"it has no offset_head\.\S+, which the network has"),
+        (NARROW, BASELINE, r"it has offset_head\.\S+, which the network has not"),
+        (NARROW.override(width=4), NARROW, r"trunk\.\S+ has shape \[4, .*\], the network expects \[8, .*\]"),
+        (BASELINE.override(body="hrnet_ocr"), BASELINE, r"it has no semantic_head\.\S+, which the network has"),
+    ],
+    ids=["no offset head", "an offset head", "another width", "another body"],
+)
+def test_weights_of_another_network_are_refused_with_the_first_difference(tmp_path, of, given, difference):
+    saved(of, tmp_path)
+    with pytest.raises(ValueError, match=rf"checkpoint\.safetensors is of another network: {difference}; give"):
+        load_trained(tmp_path / "checkpoint.safetensors", given)
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
@@ -72,6 +82,13 @@ def test_a_run_without_its_checkpoint_is_named(tmp_path):
     (tmp_path / "checkpoint.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*run it"):
         load_trained(tmp_path)
+
+
+def test_class_weights_of_another_number_than_the_classes_are_refused():
+    experiment = preset("cityscapes/ovenet", benchmark="ade20k")
+    with pytest.raises(ValueError, match="19 values, expected 150: set class_weights: null or give one for each class"):
+        build_loss(experiment, 150)
+    build_loss(experiment.override(class_weights=None), 150)
 
 
 def test_bfloat16_on_a_processor_without_it_warns(monkeypatch):

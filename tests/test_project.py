@@ -303,3 +303,18 @@ def test_the_readme_states_what_the_results_say():
     for path, printed in rows:
         metrics = json.loads((ROOT / path).read_text())["metrics"]
         assert {name: f"{100 * scores['miou']:.2f}" for name, scores in metrics.items()} == printed, path
+
+
+def test_each_module_imports_only_from_those_above_it_in_the_readme():
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \|", README[README.index("each module imports only") :], re.MULTILINE)
+    order = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    files = {path.stem for path in (ROOT / "ovenet_core").glob("*.py")} - {"__init__", "label_tables"}
+    assert files <= set(order) and len(order) == len(set(order))
+    for place, name in enumerate(order):
+        tree = ast.parse((ROOT / f"ovenet_core/{name}.py").read_text())
+        for node in tree.body:  # not what a module does when it is run as a program
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "ovenet_core":
+                parts = node.module.split(".")
+                used = [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names]
+                late = [module for module in used if module in order[place:]]
+                assert not late, f"{name} imports {late}, which the README lists below it"

@@ -179,6 +179,17 @@ def test_labels_at_zero_offset_are_the_labels(size, dtype):
     assert got.dtype == dtype and torch.equal(got, labels)
 
 
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_nan_offsets_give_some_label_of_the_picture_and_leave_the_others(align_corners):
+    """So that the loss, which becomes NaN as well, is what stops a training."""
+    _, offsets = random_case(4, 5, 0)
+    labels = torch.arange(40).view(2, 4, 5)
+    expected = labels_at_seeds(labels, offsets, align_corners=align_corners)
+    offsets[0, 0, 1, 2] = offsets[1, :, 3, 4] = float("nan")
+    got = labels_at_seeds(labels, offsets, align_corners=align_corners)
+    assert (got == expected).sum() >= 38 and set(got[0].flatten().tolist()) <= set(range(20))
+
+
 def test_labels_at_golden_seeds(shared):
     """`conf/match_full`: where a pixel and its seed have the same label; ignored labels are class 0 there."""
     golden = load_file(shared / "golden" / "losses.safetensors")

@@ -1,7 +1,9 @@
 """Archives for the evaluation servers: names, values, the same bytes, and every fault found on reading back."""
 
 import re
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import cv2
@@ -114,6 +116,15 @@ def png(pixels: np.ndarray) -> bytes:
 
 FILE = "b_000000_000001_pred_labelIds.png"
 ROAD = np.full((40, 60), 7, np.uint8)
+
+
+def with_header(length: int = 13, side: int = 60) -> bytes:
+    """A picture whose header (IHDR) tells another length of itself, or another size of the picture."""
+    header = b"IHDR" + struct.pack(">II", side, side) + bytes([8, 0, 0, 0, 0])
+    data = png(ROAD)
+    return data[:8] + struct.pack(">I", length) + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+
+
 FAULTS = {
     "missing": ({}, [FILE, "missing", "predict"]),
     "extra": ({FILE: png(ROAD), "notes.txt": b"text"}, ["notes.txt", "of no picture", "remove"]),
@@ -127,6 +138,8 @@ FAULTS = {
     "no PNG": ({FILE: cv2.imencode(".jpg", ROAD)[1].tobytes()}, [FILE, "JPEG"]),
     "cut": ({FILE: png(np.random.default_rng(0).choice([7, 8], (40, 60)).astype(np.uint8))[:-60]}, [FILE, "damaged"]),
     "empty": ({FILE: b""}, [FILE, "damaged"]),
+    "damaged header": ({FILE: with_header(length=5)}, [FILE, "damaged"]),
+    "a header of 60000x60000": ({FILE: with_header(side=60000)}, [FILE, "damaged"]),
 }
 
 

@@ -29,6 +29,11 @@ def write_run(folder: Path, name: str, seed: int, miou: float, **changes) -> Pat
     return folder
 
 
+def each(scores: dict) -> dict:
+    """These scores for each output of an OVeNet."""
+    return dict.fromkeys(("S_i", "S_s", "S_f"), scores)
+
+
 def collected(root: Path) -> Collection:
     return collect(*find_runs(root))
 
@@ -125,26 +130,66 @@ def test_runs_of_several_commits_and_of_changed_code_are_named_below_the_table(t
     for seed, commit in enumerate(("a" * 40, "b" * 40 + "+")):
         write_run(tmp_path / str(seed), "scenes/hrnet", seed, 0.5, commit=commit)
     note = tables(tmp_path, "scenes")["scenes_table1"].note
-    assert "scenes/hrnet are of several commits: aaaaaaaa, bbbbbbbb+" in note
+    assert "Runs are of several commits: scenes/hrnet aaaaaaaa bbbbbbbb+." in note
     assert "changed after its commit (+): scenes/hrnet" in note
 
 
 def test_rows_of_different_commits_are_named_below_the_table(tmp_path):
     write_run(tmp_path / "a", "scenes/hrnet", 0, 0.5)
     write_run(tmp_path / "b", "scenes/ovenet", 0, 0.5)
-    assert "commits" not in tables(tmp_path, "scenes")["scenes_table1"].note
+    assert "commit" not in tables(tmp_path, "scenes")["scenes_table1"].note
     write_run(tmp_path / "c", "scenes/hrnet-ocr", 0, 0.5, commit="c" * 40)
     note = tables(tmp_path, "scenes")["scenes_table1"].note
-    assert "different commits: scenes/hrnet aaaaaaaa, scenes/ovenet aaaaaaaa, scenes/hrnet-ocr cccccccc." in note
+    assert "several commits: scenes/hrnet aaaaaaaa; scenes/ovenet aaaaaaaa; scenes/hrnet-ocr cccccccc." in note
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"seed": 0', '{"metrics": {"S_i": {"miou": 3}}}'])
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"seed": 0', '{"metrics": {"S_i": {"miou": 3}}}', "\x00"])
 def test_a_damaged_result_is_named_and_not_averaged(tmp_path, text):
     write_run(tmp_path / "a", "scenes/hrnet", 0, 0.5)
     (tmp_path / "b").mkdir()
     (tmp_path / "b/result.json").write_text(text)
     status = collected(tmp_path).status.set_index("folder")["status"]
     assert status[str(tmp_path / "b")].startswith("damaged: ") and status[str(tmp_path / "a")] == COUNTED
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"commit": None}, "commit"),
+        ({"data_fingerprint": 3}, "data_fingerprint"),
+        ({"finished": None}, "finished"),
+        ({"duration_seconds": None}, "duration_seconds"),
+        ({"seed": True}, "seed"),
+        ({"metrics": {"S_i": {"miou": 0.5}}}, "expected S_i, S_s, S_f"),
+        ({"metrics": each({"miou": 0.5, "iou": []})}, "iou is []"),
+        ({"metrics": each({"miou": 0.5, "pixel_accuracy": "x"})}, "pixel_accuracy is"),
+        ({"metrics": each({})}, "has no mIoU"),
+        ({"experiment": []}, "experiment"),
+        ({"experiment": {"epochs": "x"}}, "epochs is 'x'"),
+    ],
+    ids=str,
+)
+def test_a_result_that_is_not_whole_is_named_and_not_averaged(tmp_path, change, named):
+    write_run(tmp_path / "a", "scenes/ovenet", 0, 0.5)
+    write_run(tmp_path / "b", "scenes/ovenet", **{"seed": 1, "miou": 0.9} | change)
+    status = collected(tmp_path).status.set_index("folder")["status"][str(tmp_path / "b")]
+    assert status.startswith("damaged: ") and named in status
+    assert row_of(tables(tmp_path, "scenes")["scenes_table1"], "OVeNet", "IoU cla.")["reproduced"] == 50
+
+
+def test_how_it_was_computed_makes_no_other_configuration(tmp_path):
+    write_run(tmp_path / "a", "scenes/hrnet", 0, 0.5, overrides={"checkpointing": True, "compile": True})
+    assert list(collected(tmp_path).by_preset) == ["scenes/hrnet"]
+
+
+def test_all_commits_of_a_run_that_was_continued_are_named(tmp_path):
+    write_run(tmp_path / "a", "scenes/hrnet", 0, 0.5, commits=["b" * 40, "a" * 40])
+    assert collected(tmp_path).commits("scenes/hrnet") == ["aaaaaaaa", "bbbbbbbb"]
+
+
+def test_a_folder_that_is_not_there_is_an_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        find_runs(tmp_path, tmp_path / "nowhere")
 
 
 # -- What is printed

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from ovenet_core.benchmarks import benchmark
+from ovenet_core.benchmarks import DataError, benchmark
 from ovenet_core.evaluation import evaluate
 from ovenet_core.experiments import preset
 from ovenet_core.inference import predict_classes
@@ -126,6 +126,46 @@ def test_a_damaged_snapshot_is_refused_by_name(scenes, tmp_path):
         trainer(scenes, tmp_path)
 
 
+@pytest.mark.parametrize("content", [{}, {"model": {}}, [1], torch.zeros(2), {"seed": 0, "experiment": {}}],
+                         ids=["empty", "other keys", "list", "tensor", "no hash"])
+def test_a_snapshot_of_something_else_is_refused_by_name(scenes, tmp_path, content):
+    torch.save(content, tmp_path / "snapshot.pt")
+    with pytest.raises(SnapshotError, match=r"snapshot\.pt holds something else than a run, .*move it away"):
+        trainer(scenes, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["network", "optimizer", "iteration", "history"])
+def test_a_snapshot_without_a_part_is_refused_by_name(scenes, tmp_path, name):
+    trainer(scenes, tmp_path).run(stop_after=1)
+    state = torch.load(tmp_path / "snapshot.pt", weights_only=True)
+    del state[name]
+    torch.save(state, tmp_path / "snapshot.pt")
+    with pytest.raises(SnapshotError, match=rf"snapshot\.pt is not whole \('{name}'\); delete it"):
+        trainer(scenes, tmp_path)
+
+
+def test_all_commits_that_trained_a_run_are_in_its_result(scenes, tmp_path, monkeypatch):
+    for commit, stop in (("b", 1), ("c", 2), ("b", 3)):
+        monkeypatch.setattr("ovenet_core.training.commit", lambda commit=commit: commit)
+        trainer(scenes, tmp_path).run(stop_after=stop)
+    monkeypatch.setattr("ovenet_core.training.commit", lambda: "a")
+    result = trainer(scenes, tmp_path).run()
+    assert result["commit"] == "a" and result["commits"] == ["a", "b", "c"]
+
+
+def test_an_older_snapshot_without_commits_is_continued(scenes, finished, tmp_path):
+    trainer(scenes, tmp_path).run(stop_after=2)
+    state = torch.load(tmp_path / "snapshot.pt", weights_only=True)
+    del state["commits"]
+    torch.save(state, tmp_path / "snapshot.pt")
+    result = trainer(scenes, tmp_path).run()
+    assert result["metrics"] == finished[1]["metrics"] and "commits" not in result
+
+
+def test_a_run_of_one_commit_has_no_list_of_commits(finished):
+    assert "commits" not in finished[1]
+
+
 def test_a_finished_run_is_not_repeated(scenes, finished):
     folder, result = finished
     before = (folder / "result.json").stat().st_mtime_ns
@@ -156,6 +196,19 @@ def test_a_loss_that_is_not_finite_stops_with_the_names_and_keeps_the_snapshot(s
     assert all(name in str(error.value) for name in names)
     assert torch.load(tmp_path / "snapshot.pt", weights_only=True)["iteration"] == 2
     assert trainer(scenes, tmp_path).iteration == 2
+
+
+@pytest.mark.parametrize("part", ["trunk.stem.conv1", "semantic_head.classifier.output", "offset_head.head.output"])
+@pytest.mark.parametrize("confidence_loss", [False, True])
+def test_a_weight_that_is_not_finite_stops_with_the_names(scenes, tmp_path, part, confidence_loss):
+    """At once, also where it reaches nothing but an offset, at which the backward pass of torch crashes."""
+    run = trainer(scenes, tmp_path, TINY.override(confidence_loss=confidence_loss))
+    with torch.no_grad():
+        run.network.get_submodule(part).weight[0] = float("nan")
+    names = [run.train_samples[index].name for _, index in next(iter(run.batches))]
+    with pytest.raises(DivergedError) as error:
+        run.run()
+    assert all(name in str(error.value) for name in names) and run.iteration == 0
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):
@@ -231,6 +284,25 @@ def test_batches_continue_where_they_stopped_and_use_a_picture_once_an_epoch(pic
 def test_too_few_pictures_for_a_batch_is_an_error():
     with pytest.raises(ValueError, match="lower batch_size"):
         Batches(3, 4, 1, seed=0)
+
+
+@pytest.mark.parametrize("field", ["train_split", "val_split"])
+def test_a_split_without_labels_is_refused_when_the_run_is_opened(scenes, tmp_path, field):
+    write_scenes(tmp_path / "data", split_sizes={"train": 2, "val": 1, "test": 1}, size=(64, 128), progress=False)
+    with pytest.raises(DataError, match=rf"{field} is 'test', .* no label.*one of train, val, trainval"):
+        trainer(tmp_path / "data", tmp_path / "run", TINY.override(**{field: "test"}))
+
+
+def test_class_weights_of_another_number_are_refused_when_the_run_is_opened(scenes, tmp_path):
+    with pytest.raises(ValueError, match="18 values, expected 19: set class_weights: null"):
+        trainer(scenes, tmp_path, TINY.override(class_weights=TINY.class_weights[:-1]))
+
+
+@pytest.mark.parametrize("change", [{}, {"offset_branch": None}], ids=["ovenet", "hrnet"])
+def test_a_checkpoint_of_our_own_is_refused_as_initial_weights(scenes, finished, tmp_path, change):
+    experiment = TINY.override(initial_weights="checkpoint.safetensors", **change)
+    with pytest.raises(ValueError, match=r"^checkpoint\.safetensors has weights under this project's own names, .*"):
+        trainer(scenes, tmp_path, experiment, weights=finished[0] / "checkpoint.safetensors")
 
 
 def test_missing_initial_weights_are_an_error(scenes, tmp_path):

@@ -285,6 +285,58 @@ def test_wrong_width_is_an_error(trunk):
         load_official(build("hrnet", 32, CLASSES, None), trunk)
 
 
+def randomised(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same with batch-norms that are not the identity."""
+    rng = torch.Generator().manual_seed(1)
+    norms = ("running_mean", "running_var", "bias")
+    return {n: 0.5 + torch.rand(t.shape, generator=rng) if n.endswith(norms) else t for n, t in state.items()}
+
+
+@pytest.mark.parametrize("branch", [None, 3])
+def test_a_widened_trunk_computes_in_its_first_channels_what_the_narrow_one_does(trunk, branch):
+    """And in the others something else, which the first do not see."""
+    trunk = randomised(trunk)
+    narrow, wide = w18(branch=branch), build("hrnet", 22, CLASSES, branch)
+    load_official(narrow, trunk)
+    report = load_official(wide, trunk, widen=True)
+    assert report.widened and "first channels" in str(report) and "trunk" not in report.initial
+    image = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.no_grad():
+        ours, theirs = (network.double().eval().trunk(image) for network in (wide, narrow))
+    for stage in theirs:
+        for a, b in zip(ours[stage], theirs[stage], strict=True):
+            # Sums over more channels, of which the others are 0, may be rounded in another order.
+            assert (a[:, : b.shape[1]] - b).abs().max() <= 1e-13 * b.abs().max()
+            assert stage == 1 or a[:, b.shape[1] :].any()
+    if branch:
+        copies, stages = (wide.state_dict()[f"{part}.stages.4.blocks.0.branches.0.0.conv1.weight"] for part in
+                          ("offset_head", "trunk"))
+        assert torch.equal(copies[:18], stages[:18]) and not copies[:18, 18:].any()
+
+
+def test_a_trunk_is_not_widened_unless_asked_for(trunk):
+    with pytest.raises(ValueError, match="width or number of classes differ"):
+        load_official(build("hrnet", 22, CLASSES, None), trunk)
+
+
+def test_a_wider_trunk_does_not_fit_a_narrower_network(trunk):
+    with pytest.raises(ValueError, match="width or number of classes differ"):
+        load_official(build("hrnet", 8, CLASSES, None), trunk, widen=True)
+
+
+def test_a_semantic_head_is_not_widened(hrnet):
+    """It sees the branches one behind the other, so that its first channels are not those of the narrower one."""
+    with pytest.raises(ValueError, match=r"semantic_head\.\S+ has shape"):
+        load_official(build("hrnet", 22, CLASSES, None), hrnet, widen=True)
+
+
+@pytest.mark.parametrize("branch", [None, 4])
+def test_weights_under_our_own_names_are_no_official_file(branch):
+    """Whatever network they are of."""
+    with pytest.raises(ValueError, match=r"^ours\.safetensors has .* own names, .*official file.*initial_run"):
+        load_official(w18(), w18(branch=branch).state_dict(), "ours.safetensors")
+
+
 def test_network_is_unchanged_after_an_error(hrnet):
     network = w18()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

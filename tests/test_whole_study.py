@@ -1,11 +1,13 @@
 """The whole study in small: trained, scored, and made into tables, figures and claims by one command."""
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from ovenet_core.grid import Cell
 from ovenet_core.scenes import write_scenes
@@ -33,3 +35,21 @@ def test_from_nothing_to_tables_figures_and_claims(tmp_path):
     assert claims.loc["OVeNet beats HRNet", "number [interval]"].startswith(gain)
     assert claims.loc["OVeNet beats HRNet", "verdict"] == "undecided"  # one seed
     assert list((report / "figures").glob("*.png")) and list((report / "figures").glob("*.pdf"))
+
+
+def test_what_fails_does_not_stop_the_rest_and_is_told_at_the_end(tmp_path, monkeypatch):
+    called = []
+
+    def run(command, **options):
+        called.append(command)
+        return subprocess.CompletedProcess(command, 1 if "snakemake" in command else 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(sys, "argv", ["study.py", "toy", "--root", str(tmp_path), "--set", "overrides={epochs: 1}"])
+    with pytest.raises(SystemExit) as error:
+        runpy.run_path(str(ROOT / "workflow/study.py"), run_name="__main__")
+    assert "not all of it succeeded" in str(error.value)
+    assert [command[2] for command in called] == ["snakemake", "snakemake", "papermill", "papermill", "papermill"]
+    (figures,) = (command for command in called if any("07_figures" in part for part in command))
+    folders = [Cell("scenes-short", variant, 0, {"epochs": 1}, tmp_path).folder for variant in ("hrnet", "ovenet")]
+    assert all(str(folder) in figures[-1] for folder in folders)

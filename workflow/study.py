@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from ovenet_core.experiments import SCALES, VARIANTS, preset
-from ovenet_core.grid import Cell
+from ovenet_core.grid import Cell, Grid
 from ovenet_core.launch import data_set_of
 
 PROJECT = Path(__file__).parents[1]
@@ -21,16 +21,16 @@ NAMES = {"toy": "scenes-short", "pocket": "camvid-half", "paper": "cityscapes"} 
 FIRST = ("hrnet", "ovenet")  # the systems that get all seeds
 
 
-def run(*command: str) -> None:
-    """A program of this environment, in the project's root."""
+def run(*command: str) -> bool:
+    """A program of this environment, in the project's root; whether it succeeded."""
     print("+", *command[:4], "…", flush=True)
-    subprocess.run([sys.executable, "-m", *command], cwd=PROJECT, check=True)
+    return subprocess.run([sys.executable, "-m", *command], cwd=PROJECT, check=False).returncode == 0
 
 
-def show(notebook: str, folder: Path, **parameters) -> None:
+def show(notebook: str, folder: Path, **parameters) -> bool:
     """A notebook with parameters, into a folder."""
     source, executed = f"notebooks/{notebook}.ipynb", str(folder / f"{notebook}.ipynb")
-    run("papermill", source, executed, "--no-progress-bar", "-y", yaml.safe_dump(parameters))
+    return run("papermill", source, executed, "--no-progress-bar", "-y", yaml.safe_dump(parameters))
 
 
 def main() -> None:
@@ -48,18 +48,24 @@ def main() -> None:
     grids = {",".join(options.variants): "0"}
     if options.seeds > 1:
         grids[",".join(FIRST)] = ",".join(map(str, range(1, options.seeds)))
+    done = []  # what fails does not stop the rest
     for variants, seeds in grids.items():
-        run("snakemake", "--cores", str(options.cores), "--config", f"scale={scale}", f"variants=[{variants}]",
-            f"seeds=[{seeds}]", "scores=True", f"root={root}", *more)
+        settings = [f"scale={scale}", f"variants=[{variants}]", f"seeds=[{seeds}]", "scores=True", f"root={root}"]
+        settings += more
+        done.append(run("snakemake", "--cores", str(options.cores), "--config", *settings))
     data = {"data_set": data_set_of(f"{scale}/ovenet", preset(f"{scale}/ovenet")), "data_root": options.data_root}
     runs, folder = [str(root / scale)], root / scale / "report"
-    folder.mkdir(exist_ok=True)
-    show("06_tables", folder, roots=runs, scales=[scale], output_folder=str(folder / "tables"))
-    baseline, ovenet = (Cell(scale, variant, 0, {}, root) for variant in FIRST)
+    folder.mkdir(parents=True, exist_ok=True)
+    done.append(show("06_tables", folder, roots=runs, scales=[scale], output_folder=str(folder / "tables")))
+    settings = yaml.safe_load("\n".join(setting.replace("=", ": ", 1) for setting in options.set)) or {}
+    overrides = Grid.from_config(settings).overrides
+    baseline, ovenet = (Cell(scale, variant, 0, overrides, root) for variant in FIRST)
     compared = {"baseline_run": str(baseline.folder), "ovenet_run": str(ovenet.folder)}
-    show("07_figures", folder, **data, **compared, output_folder=str(folder / "figures"))
-    show("09_claims", folder, roots=runs, scale=scale)
+    done.append(show("07_figures", folder, **data, **compared, output_folder=str(folder / "figures")))
+    done.append(show("09_claims", folder, roots=runs, scale=scale))
     print(f"tables, figures and claims are in {folder}")
+    if not all(done):
+        sys.exit("not all of it succeeded: see above, and log.txt and the executed notebooks in the cells' folders")
 
 
 if __name__ == "__main__":
