@@ -163,8 +163,9 @@ class Grid:
 
     def to_yaml(self) -> str:
         """The whole grid as a file that `from_yaml` reads."""
-        values = {"scale": self.scale, "variants": [*self.variants], "seeds": [*self.seeds], "overrides": self.overrides}
-        return yaml.safe_dump(values | {"root": str(self.root), "scores": self.scores} | self.options, sort_keys=False)
+        values = {"scale": self.scale, "variants": [*self.variants], "seeds": [*self.seeds]}
+        values |= {"overrides": self.overrides, "root": str(self.root), "scores": self.scores}
+        return yaml.safe_dump(values | self.options, sort_keys=False)
 
     def cells(self) -> list[Cell]:
         """The cells in the order of the grid, each after the one that it needs, which is added if need be."""

@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
-from itertools import product
+from functools import partial, reduce
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ class Inference:
             the flip, exponentiated, and summed over the scales. Where windows overlap, the mean of their softmaxes,
             or of their exponentiated logits, is taken first.
         whole: a picture is seen whole up to scale 1, if it then has no more pixels than this. With the window it
-            bounds the memory that the network takes, whatever the size of the picture.
+            bounds the memory that the network takes, and with a row of windows what is kept of each scale.
 
     Raises:
         ValueError: naming the attribute that is out of range.
@@ -67,6 +67,30 @@ class Inference:
             if side % GRID or step % GRID or side < 2 * SMALLEST or not 0 < step <= side:
                 raise ValueError(f"window is {self.window}, stride {self.stride}; expected multiples of {GRID}, "
                                  f"windows of {2 * SMALLEST} or more and strides above 0 and no longer than they are")
+
+    @classmethod
+    def for_crop(
+        cls,
+        crop: Sequence[int],
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+        window: Sequence[int] = (),
+        stride: Sequence[int] = (),
+        averaging: str = "probabilities",
+    ) -> "Inference":
+        """For a network that was trained with such crops, as the notebooks' parameters have it.
+
+        Without a window it is the crop, made as large as the least window and a multiple of 4; without a stride windows
+        lie side by side.
+
+        Raises:
+            ValueError: naming the attribute that is out of range.
+        """
+        window = tuple(window) or tuple(max(-(-side // GRID) * GRID, 2 * SMALLEST) for side in crop)
+        stride = tuple(stride) or window
+        if not len(window) == len(stride) == 2:
+            raise ValueError(f"window is {window}, stride {stride}; expected (height, width), such as [512, 1024]")
+        return cls(tuple(scales), flip, window, stride, averaging)
 
     def window_at(self, scale: float, height: int, width: int) -> tuple[int, int]:
         """The (height, width) that the network sees at once of a picture scaled to height x width."""
@@ -119,8 +143,8 @@ def predict_classes(
 ) -> dict[str, UInt8[Tensor, "height width"]]:
     """The train ids of S_i, S_s and S_f (of a baseline: S_i) at the size of the picture, on the network's device.
 
-    Logits are kept at 1/4 of each scale's resolution, and enlarged and averaged a few rows at a time. The network
-    runs in evaluation mode, and goes back to its own; autocast is the caller's.
+    Logits are kept at 1/4 of each scale's resolution, of one row of windows at a time, and enlarged and averaged a few
+    rows at a time. The network runs in evaluation mode, and goes back to its own; autocast is the caller's.
 
     Args:
         image: RGB in [0, 255].
@@ -130,17 +154,23 @@ def predict_classes(
     Raises:
         ValueError: a side of the picture is below 32 pixels, or the network has no such output.
     """
-    size, outputs = image.shape[:2], _checked_outputs(network, outputs)
+    (height, width), outputs = image.shape[:2], _checked_outputs(network, outputs)
     if picture_size is not None:
         image = cv2.resize(image, picture_size[::-1], interpolation=cv2.INTER_AREA)
-    slide = partial(_slide, network, inference=inference, outputs=outputs, channels_last=channels_last)
+    look = partial(predict, network, channels_last=channels_last)
+    found: dict[str, list[Tensor]] = {name: [] for name in outputs}
     training = network.training
     network.eval()
     try:
         with torch.inference_mode():
-            passes = [_at_scale(slide, image, scale, inference) for scale in inference.scales]
-            with full_precision(passes[0][0].logits[outputs[0]].device):
-                return {name: _classes(passes, name, size, inference.averaging) for name in outputs}
+            passes = [[p.strips(height) for p in flips] for flips in _passes(look, image, inference, outputs)]
+            for _ in range(0, height, STRIP):
+                strips = [[next(one) for one in flips] for flips in passes]
+                with full_precision(strips[0][0].weights.device):
+                    for name, parts in found.items():
+                        scores = _mean_scores(strips, name, width, inference.averaging)
+                        parts.append(scores.argmax(0).to(torch.uint8))
+            return {name: torch.cat(parts) for name, parts in found.items()}
     finally:
         network.train(training)
 
@@ -160,59 +190,80 @@ def _checked_outputs(network: nn.Module, outputs: Sequence[str] | None) -> tuple
 
 
 @dataclass
-class _Pass:
-    """What one look at a picture gave: logits (classes, rows, columns) at 1/4 of its resolution, by output."""
+class _Strip:
+    """What `STRIP` rows of the result are made from: rows of logits by output, and the weights of these in them."""
 
-    logits: dict[str, Tensor]
+    logits: dict[str, Float[Tensor, "classes rows columns"]]
+    weights: Float[Tensor, "strip rows"]
     align_corners: bool
 
-
-def _at_scale(
-    slide: Callable[[np.ndarray, tuple[int, int]], _Pass], image: np.ndarray, scale: float, inference: Inference
-) -> list[_Pass]:
-    """What one scale gives and, with flip, what the mirrored picture gives, mirrored back."""
-    height, width = (max(round(side * scale), min(side, SMALLEST)) for side in image.shape[:2])
-    if (height, width) != image.shape[:2]:  # bilinear, as training scales
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    window = inference.window_at(scale, height, width)
-    found = [slide(image, window)]
-    if inference.flip:
-        mirrored = slide(image[:, ::-1], window)
-        found.append(_Pass({name: o.flip(-1) for name, o in mirrored.logits.items()}, mirrored.align_corners))
-    return found
+    def enlarged(self, name: str, width: int) -> Float[Tensor, "classes strip width"]:
+        """These rows of the logits of one output, resized to the size of the result."""
+        near = self.logits[name]
+        return self.weights @ resize(near[None], (near.shape[1], width), self.align_corners)[0]
 
 
-def _slide(
-    network: nn.Module,
-    image: np.ndarray,
-    window: tuple[int, int],
-    *,
-    inference: Inference,
-    outputs: Sequence[str],
-    channels_last: bool,
-) -> _Pass:
-    """The main logits of a picture of which the network sees a window at a time."""
-    height, width = image.shape[:2]
-    rows, columns = map(_starts, (height, width), window, inference.stride)
-    canvas: dict[str, Tensor] = {}
-    counts = torch.zeros(-(-height // GRID), -(-width // GRID))
-    for top, left in product(rows, columns):
-        seen = image[top : top + window[0], left : left + window[1]]
-        prediction = predict(network, seen, channels_last=channels_last)
-        found = {name: prediction.outputs()[name].main[0] for name in outputs}
-        if len(rows) == len(columns) == 1:
-            return _Pass(found, prediction.align_corners)
-        v, u = top // GRID, left // GRID
-        here = np.s_[..., v : v + found[outputs[0]].shape[1], u : u + found[outputs[0]].shape[2]]
-        counts[here] += 1
-        for name, logits in found.items():
-            # A softmax stays the same when a number is added to all logits of a pixel, enlarged or not. So the
-            # logarithms of mean probabilities can stand for logits.
-            scores = logits.log_softmax(0) if inference.averaging == "probabilities" else logits
-            total = canvas.setdefault(name, scores.new_full((len(scores), *counts.shape), -torch.inf))
-            total[here] = torch.logaddexp(total[here], scores)
-    means = {name: total.sub_(counts.log().to(total.device)) for name, total in canvas.items()}
-    return _Pass(means, prediction.align_corners)
+class _Pass:
+    """One look at a picture, plain or mirrored: its main logits at 1/4 of its resolution, from top to bottom.
+
+    The network sees a row of windows at a time, when their logits are asked for; those above are then forgotten.
+    """
+
+    def __init__(
+        self,
+        look: Callable[[np.ndarray], Prediction],
+        image: np.ndarray,
+        window: tuple[int, int],
+        inference: Inference,
+        outputs: Sequence[str],
+        mirrored: bool,
+    ):
+        self.look, self.window, self.outputs, self.mirrored = look, window, outputs, mirrored
+        self.image = image[:, ::-1] if mirrored else image
+        height, width = image.shape[:2]
+        tops, self.lefts = map(_starts, (height, width), window, inference.stride)
+        self.ahead = list(pairwise([*tops, height]))  # rows of windows, from the top of each to that of the next
+        self.covers = _covers(tops, window[0], height), _covers(self.lefts, window[1], width)
+        self.as_probabilities = inference.averaging == "probabilities" and len(tops) * len(self.lefts) > 1
+        self.sums: dict[str, Tensor] = {}  # over windows, by output, of the rows of logits from `first` on
+        self.first = self.complete = 0  # of the rows above `complete`, all windows have been seen
+
+    def strips(self, height: int) -> Iterator[_Strip]:
+        """What a result of that height is made from, from top to bottom, `STRIP` rows at a time."""
+        align_corners = self._look_on(0)
+        for rows, weights in _row_weights(len(self.covers[0]), height, align_corners, self.sums[self.outputs[0]]):
+            while self.complete < rows.stop:
+                self._look_on(min(rows.start, self.complete))
+            here = slice(rows.start - self.first, rows.stop - self.first)
+            counts = torch.outer(self.covers[0][rows], self.covers[1]).log().to(self.sums[self.outputs[0]])
+            logits = {name: total[:, here] - counts for name, total in self.sums.items()}
+            if self.mirrored:
+                logits = {name: o.flip(-1) for name, o in logits.items()}
+            yield _Strip(logits, weights, align_corners)
+
+    def _look_on(self, first: int) -> bool:
+        """Let the network see the next row of windows, and forget the rows of logits above `first`; `align_corners`."""
+        kept = {name: total[:, first - self.first :].clone() for name, total in self.sums.items()}
+        self.sums, self.first = {}, first
+        top, below = self.ahead.pop(0)
+        for left in self.lefts:
+            prediction = self.look(self.image[top : top + self.window[0], left : left + self.window[1]])
+            for name in self.outputs:
+                # A softmax stays the same when a number is added to all logits of a pixel, enlarged or not. So the
+                # logarithms of mean probabilities can stand for logits.
+                scores = prediction.outputs()[name].main[0]
+                scores = scores.log_softmax(0) if self.as_probabilities else scores
+                v, u = top // GRID - first, left // GRID
+                if name not in self.sums:
+                    rows = v + scores.shape[1]
+                    self.sums[name] = scores.new_full((len(scores), rows, len(self.covers[1])), -torch.inf)
+                    if name in kept:
+                        above = kept.pop(name)
+                        self.sums[name][:, : above.shape[1]] = above
+                here = self.sums[name][:, v:, u : u + scores.shape[2]]
+                here.copy_(torch.logaddexp(here, scores))
+        self.complete = -(-below // GRID)
+        return prediction.align_corners
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:
@@ -221,36 +272,49 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
     return [*range(0, last, stride), last]
 
 
-def _classes(
-    passes: Sequence[Sequence[_Pass]], name: str, size: tuple[int, int], averaging: str
-) -> UInt8[Tensor, "height width"]:
-    """The classes with the highest score over the passes, by scale and flip, of the output of that name."""
-    enlarged = [[_strips(p.logits[name], size, p.align_corners) for p in flips] for flips in passes]
+def _covers(starts: Sequence[int], window: int, length: int) -> Float[Tensor, " positions"]:
+    """How many of the windows along one axis cover each position of the logits."""
+    at = torch.arange(0, length, GRID)
+    return sum(((start <= at) & (at < start + window)).float() for start in starts)
+
+
+def _row_weights(
+    rows: int, height: int, align_corners: bool, like: Tensor
+) -> list[tuple[slice, Float[Tensor, "strip rows"]]]:
+    """For every `STRIP` rows of a picture of that height: the rows that `resize` makes them from, and their weights."""
+    identity = torch.eye(rows, dtype=like.dtype, device=like.device)
+    weights = resize(identity[None, None], (height, rows), align_corners)[0, 0]
     found = []
-    for _ in range(0, size[0], STRIP):
-        logits = [[next(strips) for strips in flips] for flips in enlarged]
-        if len(passes) == len(passes[0]) == 1:
-            scores = logits[0][0]
-        elif averaging == "probabilities":
-            scores = sum(one.softmax(0) for flips in logits for one in flips)
-        else:  # the logarithm of the sum: it has its maximum in the same place, and does not overflow
-            scores = torch.stack([sum(flips) / len(flips) for flips in logits]).logsumexp(0)
-        found.append(scores.argmax(0).to(torch.uint8))
-    return torch.cat(found)
-
-
-def _strips(
-    logits: Float[Tensor, "classes rows columns"], size: tuple[int, int], align_corners: bool
-) -> Iterator[Float[Tensor, "classes strip width"]]:
-    """`resize` of the logits to (height, width), from top to bottom, `STRIP` rows at a time."""
-    height, rows = size[0], logits.shape[1]
-    identity = torch.eye(rows, dtype=logits.dtype, device=logits.device)
-    weights = resize(identity[None, None], (height, rows), align_corners)[0, 0]  # of each row in each row of the result
     for strip in weights.split(STRIP):
         used = strip.any(0).nonzero()
         source = slice(int(used[0]), int(used[-1]) + 1)
-        near = logits[:, source]
-        yield strip[:, source] @ resize(near[None], (near.shape[1], size[1]), align_corners)[0]
+        found.append((source, strip[:, source].clone()))
+    return found
+
+
+def _passes(look: Callable, image: np.ndarray, inference: Inference, outputs: Sequence[str]) -> Iterator[list[_Pass]]:
+    """For each scale the look at the picture and, with flip, that at the mirrored one."""
+    for scale in inference.scales:
+        height, width = (max(round(side * scale), min(side, SMALLEST)) for side in image.shape[:2])
+        scaled = image
+        if (height, width) != image.shape[:2]:  # bilinear, as training scales
+            scaled = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        window = inference.window_at(scale, height, width)
+        flips = (False, True) if inference.flip else (False,)
+        yield [_Pass(look, scaled, window, inference, outputs, mirrored) for mirrored in flips]
+
+
+def _mean_scores(
+    strips: Sequence[Sequence[_Strip]], name: str, width: int, averaging: str
+) -> Float[Tensor, "classes strip width"]:
+    """Scores of one output over the passes, by scale and flip; the class with the highest one is the answer."""
+    enlarged = ([strip.enlarged(name, width) for strip in flips] for flips in strips)
+    if len(strips) == len(strips[0]) == 1:
+        return next(enlarged)[0]
+    if averaging == "probabilities":
+        return sum(one.softmax(0) for flips in enlarged for one in flips)
+    # The logarithm of the sum: it has its maximum in the same place, and does not overflow.
+    return reduce(torch.logaddexp, (sum(flips) / len(flips) for flips in enlarged))
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,13 @@
 """
 
 import argparse
+import dataclasses
+import difflib
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +26,45 @@ from ovenet_core.scenes import open_data
 from ovenet_core.training import Trainer
 
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")  # another process has died
+PLAIN = (int, float, str, list, dict, type(None))  # what papermill passes
 
 
 def data_set_of(experiment: str, spec: Experiment) -> str:
     """The data set of a preset, `scenes/…` where its pictures are generated."""
     drawn = experiment.startswith("scenes") and spec.benchmark == preset(experiment).benchmark
     return f"scenes/{spec.benchmark}" if drawn else spec.benchmark
+
+
+def given_overrides(overrides: Any, namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an experiment that a notebook is given: by its parameter `overrides`, and each by its own name.
+
+    Papermill defines whatever it is given, also what is no parameter, right after the parameters. A notebook that calls
+    this before it defines other variables has there what papermill defined.
+
+    Args:
+        overrides: a mapping, or one in YAML, as `papermill -p overrides "{epochs: 2}"` passes it; so may be a list.
+        namespace: the notebook's `globals()`; its annotated variables are its parameters.
+
+    Raises:
+        ValueError: a name that is neither a parameter nor a field, with the nearest of these; no mapping.
+    """
+    found = yaml.safe_load(overrides) if isinstance(overrides, str) else overrides
+    if not isinstance(found or {}, Mapping):
+        raise ValueError(f"overrides is {overrides!r}; expected fields of an experiment, such as {{epochs: 2}}")
+    parameters = namespace["__annotations__"]
+    names = [name for name in namespace if not name.startswith("_")]
+    names = names[max(names.index(name) for name in parameters) + 1 :]
+    # What the notebook defines later, seen if a cell is run again, comes behind the first value that is not plain.
+    given = {n: namespace[n] for n in takewhile(lambda n: isinstance(namespace[n], PLAIN), names)}
+    fields = [field.name for field in dataclasses.fields(Experiment)]
+    for name in given:
+        if name not in fields:
+            known = [*parameters, *fields]
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+            raise ValueError(f"no parameter of the notebook and no field of an experiment is called {name!r}; {hint}")
+    lists = {n: yaml.safe_load(v) for n, v in given.items() if isinstance(v, str) and v.startswith("[")}
+    return {**(found or {}), **given, **lists}
 
 
 def open_run(

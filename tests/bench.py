@@ -140,6 +140,24 @@ def memory() -> None:
         report(what, result["peak"], bound, "GiB", note)
 
 
+LARGE_PICTURE = """
+import resource, sys, time, numpy as np
+from ovenet_core.inference import Inference, predict_classes
+from ovenet_core.ovenet import build
+network, start = build("hrnet", 48, 19, 4), time.perf_counter()
+predict_classes(network, np.zeros((2048, 4096, 3), np.uint8), Inference(tuple(map(float, sys.argv[1:]))))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, time.perf_counter() - start)
+"""
+
+
+def large_picture(scales: tuple[float, ...] = (0.5, 1.0)) -> None:
+    """S_i, S_s and S_f of a picture that is seen through windows of 512x1024."""
+    command = [sys.executable, "-c", LARGE_PICTURE, *map(str, scales)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    peak, duration = map(float, output.split())
+    report(f"peak memory, W48 OVeNet, 2048x4096 at {len(scales)} scales", peak, 6, "GiB", f"{duration:.0f} s")
+
+
 # -- Data
 
 
@@ -219,4 +237,5 @@ if __name__ == "__main__":
         measure()
     if not arguments.quick:
         memory()
+        large_picture()
     sys.exit(f"missed: {'; '.join(missed)}" if missed else 0)

@@ -309,23 +309,71 @@ def test_settings_out_of_range_are_refused(change, named):
         Inference(**change)
 
 
-def test_memory_is_bounded_by_the_window():
-    script = """
+@pytest.mark.parametrize(
+    ("crop", "given", "window", "stride"),
+    [
+        ((180, 240), {}, (180, 240), (180, 240)),
+        ((32, 130), {}, (64, 132), (64, 132)),
+        ((180, 240), {"window": [64, 96]}, (64, 96), (64, 96)),
+        ((180, 240), {"stride": [120, 160]}, (180, 240), (120, 160)),
+        ((180, 240), {"window": [64, 96], "stride": [32, 48]}, (64, 96), (32, 48)),
+    ],
+)
+def test_windows_are_the_crop_unless_they_are_given(crop, given, window, stride):
+    inference = Inference.for_crop(crop, [0.5, 1.0], True, **given, averaging="reference")
+    assert inference == Inference((0.5, 1.0), True, window, stride, "reference")
+
+
+@pytest.mark.parametrize("given", [{"window": [512]}, {"stride": [512]}, {"window": [64, 96, 3]}])
+def test_a_window_that_is_not_of_height_and_width_is_refused(given):
+    with pytest.raises(ValueError, match="expected \\(height, width\\)"):
+        Inference.for_crop((180, 240), **given)
+
+
+MEASURED = """
 import resource, numpy as np, torch
-from ovenet_core.inference import Inference, predict_classes
-from ovenet_core.ovenet import build
+from torch import nn
+from ovenet_core.inference import Inference, SIX_SCALES, predict_classes
+from ovenet_core.ovenet import Logits, Prediction, build
 torch.set_num_threads(1)
-network, megabytes = build(width=8, blocks=1), []
-for side in (128, 512):
-    image = np.zeros((side, side, 3), np.uint8)
-    predict_classes(network, image, Inference(window=(128, 128), stride=(128, 128), whole=128 * 128))
-    megabytes.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-print(*megabytes)
+window = {"window": (128, 128), "stride": (128, 128), "whole": 128 * 128}
+def show_peak(network, height, width, *scales):
+    predict_classes(network, np.zeros((height, width, 3), np.uint8), Inference(*scales, **window))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
-    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-    window, sixteen_windows = map(float, output.split())
+
+
+def peaks(script: str) -> list[float]:
+    """The megabytes that a process of its own has taken at most, at each `show_peak`."""
+    command = [sys.executable, "-c", MEASURED + script]
+    return [float(line) for line in subprocess.run(command, capture_output=True, check=True).stdout.split()]
+
+
+def test_memory_is_bounded_by_the_window():
+    window, sixteen_windows = peaks("""
+network = build(width=8, blocks=1)
+for side in (128, 512):
+    show_peak(network, side, side)
+""")
     # Seen whole, the large picture takes some 80 MB more than the small one.
     assert sixteen_windows < window + 30, f"{window:.0f} MB for one window, {sixteen_windows:.0f} MB for 16"
+
+
+def test_memory_grows_neither_with_the_scales_nor_with_the_height_of_the_picture():
+    one, six, tall = peaks("""
+class Flat(nn.Conv2d):
+    offset_head = True
+    def forward(self, image):
+        rows, columns = (-(-side // 4) for side in image.shape[2:])
+        return Prediction(*(Logits(torch.zeros(1, 150, rows, columns)) for _ in range(3)))
+network = Flat(3, 3, 1)
+show_peak(network, 1024, 128)
+show_peak(network, 1024, 128, SIX_SCALES.scales, True)
+show_peak(network, 2048, 128, SIX_SCALES.scales, True)
+""")
+    # The logits of all passes take 256 MB at the six scales, twice as many for the tall picture.
+    assert six < one + 120, f"{one:.0f} MB at one scale, {six:.0f} MB at six"
+    assert tall < six + 60, f"{six:.0f} MB, twice as tall {tall:.0f} MB"
 
 
 # -- Splits on disk

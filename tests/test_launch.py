@@ -7,7 +7,7 @@ import pytest
 
 from ovenet_core.benchmarks import DataError
 from ovenet_core.experiments import preset
-from ovenet_core.launch import arguments, data_set_of, open_run, train_in_processes
+from ovenet_core.launch import arguments, data_set_of, given_overrides, open_run, train_in_processes
 from ovenet_core.scenes import write_scenes
 
 SMALL = {"benchmark": "cityscapes", "crop": [64, 128], "epochs": 1, "batch_size": 2, "validate_every": 1, "width": 8,
@@ -40,6 +40,68 @@ def test_a_wrong_command_line_is_refused_before_anything_is_done(line, named, ca
         arguments(line)
     assert error.value.code == 2
     assert named in capsys.readouterr().err
+
+
+# -- What a notebook is given
+
+
+PARAMETERS = """
+from pathlib import Path
+experiment: str = "scenes/ovenet"
+overrides: dict = {}
+initial_run: str = ""
+"""
+
+
+def notebook(*cells: str) -> dict:
+    """The namespace of a notebook after its parameters and these cells, as IPython has it."""
+    namespace = {"In": [""], "Out": {}, "_dh": ["/"], "_": ""}
+    for cell in (PARAMETERS, *cells):
+        exec(cell, namespace)
+    return namespace
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("", {}),
+        ("overrides = {'epochs': 2, 'tau': 0.2}", {"epochs": 2, "tau": 0.2}),
+        ("overrides = '{epochs: 2, crop: [64, 128]}'", {"epochs": 2, "crop": [64, 128]}),
+        ("overrides = ''", {}),
+        ("epochs = 2", {"epochs": 2}),
+        ("micro_batch = None; crop = [64, 128]; ohem = False", {"micro_batch": None, "crop": [64, 128], "ohem": False}),
+        ("crop = '[64, 128]'; initial_weights = ''", {"crop": [64, 128], "initial_weights": ""}),
+        ("overrides = {'epochs': 2, 'tau': 0.2}; epochs = 3", {"epochs": 3, "tau": 0.2}),
+        ("epochs = 2; initial_run = 'runs/here'; experiment = 'scenes/hrnet'", {"epochs": 2}),
+    ],
+)
+def test_fields_are_given_to_a_notebook_together_or_by_name(given, expected):
+    namespace = notebook(given)
+    found = given_overrides(namespace["overrides"], namespace)
+    assert found == expected
+    preset("scenes/ovenet", **found)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("epoch = 2", "'epoch'; did you mean 'epochs'"),
+        ("initial_runs = 'runs/here'", "did you mean 'initial_run'"),
+        ("overides = {'epochs': 2}", "did you mean 'overrides'"),
+        ("xyz = 1", "expected one of experiment, overrides"),
+        ("overrides = 'epochs'", "expected fields of an experiment, such as {epochs: 2}"),
+        ("overrides = [1]", "expected fields of an experiment"),
+    ],
+)
+def test_what_a_notebook_does_not_know_is_refused(given, named):
+    namespace = notebook(given)
+    with pytest.raises(ValueError, match=named):
+        given_overrides(namespace["overrides"], namespace)
+
+
+def test_a_cell_that_is_run_again_is_given_the_same():
+    namespace = notebook("tau = 0.2", "spec = Path()", "options = {'seed': 0}; epoch = 1", "overrides = {'tau': 0.2}")
+    assert given_overrides(namespace["overrides"], namespace) == {"tau": 0.2}
 
 
 def test_generated_pictures_are_drawn_only_for_their_presets():
