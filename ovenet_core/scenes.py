@@ -141,7 +141,8 @@ def write_scenes(
 
     A scene depends on the seed, its split, its condition and its number there, and on nothing else. A set that is
     already there is kept; one that was interrupted, or written with other settings, is drawn anew.
-    Of the test splits, only that of Cityscapes has labels; unlike there, they are real.
+    Of the test splits, only that of Cityscapes has labels; unlike there, they are real. Only Cityscapes' layout has
+    maps of instances.
 
     Args:
         benchmark: cityscapes, acdc (street scenes in fog, at night, in rain and in snow), or ade20k (rooms, streets
