@@ -41,7 +41,7 @@ notebooks: $(READY)  ## Run every notebook anew and store it with what it shows 
 
 SCALE := toy
 CORES := 2
-study: $(READY)  ## Run every variant of the study, score it, make all tables and figures (SCALE=toy CORES=2: 11 minutes).
+study: $(READY)  ## Run every variant of the study, score it, make all tables and figures (SCALE=toy CORES=2 to try it).
 	OMP_NUM_THREADS=1 $(BIN)/python workflow/study.py $(SCALE) --cores $(CORES)
 
 results: $(READY)  ## Write results/tables/ and the README's section of results anew from the runs in results/.

@@ -1,4 +1,4 @@
-"""The study's own answers: paired differences with bootstrap intervals, and the claims of the paper put to the test."""
+"""The study's own answers: paired differences with intervals, and the claims of the paper put to the test."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
