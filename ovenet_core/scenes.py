@@ -96,35 +96,37 @@ def _cityscapes_arrays(seed: int, size: tuple[int, int], condition: str) -> tupl
 def _acdc_files(split: str, condition: str, index: int) -> tuple[str, ...]:
     sequence = f"GP{ACDC.conditions.index(condition):02d}{_SPLITS.index(split):02d}"
     name = f"{condition}/{split}/{sequence}/{sequence}_frame_{index + 1:06d}"
-    files = f"rgb_anon/{name}_rgb_anon.png", f"gt/{name}_gt_labelTrainIds.png"
+    files = (f"rgb_anon/{name}_rgb_anon.png", f"gt/{name}_gt_labelTrainIds.png", f"gt/{name}_gt_instanceIds.png")
     return files[:1] if split == "test" else files
 
 
 def _acdc_arrays(seed: int, size: tuple[int, int], condition: str) -> tuple[np.ndarray, ...]:
     scene = draw_scene(seed, *size, condition)
-    return scene.image, CITYSCAPES.lookup[scene.label_ids]
+    return scene.image, CITYSCAPES.lookup[scene.label_ids], scene.instance_ids
 
 
 def _ade20k_files(split: str, condition: str, index: int) -> tuple[str, ...]:
     if split == "test":
         return (f"release_test/testing/ADE_test_{index + 1:08d}.jpg",)
     folder, name = {"train": "training", "val": "validation"}[split], f"ADE_{split}_{index + 1:08d}"
-    return f"images/{folder}/{name}.jpg", f"annotations/{folder}/{name}.png"
+    kinds = {"images": "jpg", "annotations": "png", "annotations_instance": "png"}
+    return tuple(f"{kind}/{folder}/{name}.{ending}" for kind, ending in kinds.items())
 
 
 def _ade20k_arrays(seed: int, size: tuple[int, int], condition: str) -> tuple[np.ndarray, ...]:
     # No two pictures of ADE20K need be of one size; these have three quarters to five quarters of the given sides.
     sides = np.random.default_rng([seed, 2]).uniform(0.75, 1.25, 2) * size
     scene = draw_place(seed, *(max(16, round(side)) for side in sides.tolist()))
-    return scene.image, scene.label_ids
+    number, label_ids = np.divmod(scene.instance_ids, 256)
+    return scene.image, scene.label_ids, np.stack([label_ids, number, np.zeros_like(number)], axis=2).astype(np.uint8)
 
 
 _LAYOUTS = {
     "cityscapes": _Layout(("leftImg8bit", "gtFine"), SPLIT_SIZES, _cityscapes_files, _cityscapes_arrays, version=2),
     "acdc": _Layout(("rgb_anon", "gt"), {"train": 12, "val": 4, "test": 1}, _acdc_files, _acdc_arrays, ACDC.conditions,
                     "scenes_acdc.json"),
-    "ade20k": _Layout(("images", "annotations", "release_test"), SPLIT_SIZES, _ade20k_files, _ade20k_arrays,
-                      marker="scenes_ade20k.json"),
+    "ade20k": _Layout(("images", "annotations", "annotations_instance", "release_test"), SPLIT_SIZES, _ade20k_files,
+                      _ade20k_arrays, marker="scenes_ade20k.json"),
 }
 
 
@@ -141,8 +143,9 @@ def write_scenes(
 
     A scene depends on the seed, its split, its condition and its number there, and on nothing else. A set that is
     already there is kept; one that was interrupted, or written with other settings, is drawn anew.
-    Of the test splits, only that of Cityscapes has labels; unlike there, they are real. Only Cityscapes' layout has
-    maps of instances.
+    Of the test splits, only that of Cityscapes has labels; unlike there, they are real. Every label has a map of
+    instances beside it: for Cityscapes and ACDC, where we name it so, as Cityscapes stores them; for ADE20K in
+    annotations_instance, whose red is the label value, one of 150 here, and whose green is the number of the thing.
 
     Args:
         benchmark: cityscapes, acdc (street scenes in fog, at night, in rain and in snow), or ade20k (rooms, streets

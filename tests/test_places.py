@@ -63,6 +63,17 @@ def test_same_seed_draws_the_same(drawn):
     np.testing.assert_array_equal(again.label_ids, drawn[12].label_ids)
 
 
+def test_things_are_instances_and_ground_walls_and_sky_are_not(drawn):
+    whole = {i for i, thing in enumerate(THINGS, 1) if thing.name in ("sky", "ceiling", "floor", "wall", "road")}
+    for scene in drawn:
+        number = scene.instance_ids // 256
+        np.testing.assert_array_equal(scene.instance_ids % 256, scene.label_ids)
+        assert not number[np.isin(scene.label_ids, [*whole, 0])].any()
+        assert len(np.unique(number)) > 4
+    one_class = [len(np.unique(s.instance_ids[s.label_ids == i])) for s in drawn for i in np.unique(s.label_ids)]
+    assert max(one_class) > 1  # two things of a class are told apart
+
+
 def test_another_size_shows_the_same_place(drawn):
     for seed in (2, 7):
         small = cv2.resize(draw_place(seed, 192, 288).label_ids, (144, 96), interpolation=cv2.INTER_NEAREST_EXACT)
@@ -100,5 +111,5 @@ def test_things_on_tables_stand_at_the_height_of_a_table(kind):
     tops = {places._ID[thing.name] for thing in THINGS if thing.place == "top"}
     room = Place(KINDS.index(kind), 1.2, 0.8)
     feet = [min(face.points[..., 1].min() for face in faces)
-            for _, faces in room.things if faces and faces[0].ident in tops]
+            for _, faces in room.things if faces and faces[0].ident % 256 in tops]
     assert feet and all(0.3 < foot < 1.2 for foot in feet)

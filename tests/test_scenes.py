@@ -257,6 +257,8 @@ def test_acdc_has_the_street_of_its_condition(tmp_path):
         image, label = ACDC.read(sample)
         np.testing.assert_array_equal(image, scene.image)
         np.testing.assert_array_equal(label, CITYSCAPES.lookup[scene.label_ids])
+        instances = str(sample.label).replace("labelTrainIds", "instanceIds")
+        np.testing.assert_array_equal(cv2.imread(instances, cv2.IMREAD_UNCHANGED), scene.instance_ids)
 
 
 def test_ade20k_has_pictures_of_various_sizes_and_its_label_values(tmp_path):
@@ -268,6 +270,11 @@ def test_ade20k_has_pictures_of_various_sizes_and_its_label_values(tmp_path):
         assert 36 <= raw.shape[0] <= 60 and 48 <= raw.shape[1] <= 80
         image = ADE20K.read_image(sample)  # which JPEG keeps nearly as it was drawn
         assert np.abs(image.astype(float) - draw_place(index, *raw.shape).image).mean() < 6
+        instances = str(sample.label).replace("annotations", "annotations_instance")
+        red, number, _ = np.moveaxis(cv2.imread(instances, cv2.IMREAD_COLOR_RGB), 2, 0)
+        np.testing.assert_array_equal(red, raw)
+        classes = [set(raw[number == k].tolist()) for k in np.unique(number) if k]
+        assert len(classes) > 4 and {len(c) for c in classes} == {1}  # each number is one thing
         shapes.add(raw.shape)
     assert len(shapes) > 4
 

@@ -34,8 +34,9 @@ MOODS = (
 class Scene:
     """A picture (RGB) with label ids and instance ids.
 
-    As in Cityscapes, the instance id is label id * 1000 + k for the k-th thing of a class, and the bare label id
-    where the class has no instances.
+    The instance id of a street is as in Cityscapes: label id * 1000 + k for the k-th thing of a class, and the bare
+    label id where the class has no instances. That of a place is label id + 256 * k for its k-th thing, k being 0 for
+    what is no thing: the two channels of ADE20K's maps of instances.
     """
 
     image: UInt8[np.ndarray, "height width 3"]
@@ -146,9 +147,13 @@ class Camera:
             cv2.fillPoly(self.image, corners, (colour * tone).tolist(), cv2.LINE_AA, 4)
             cv2.fillPoly(self.ids, corners, ident, cv2.LINE_8, 4)
 
+    def labels(self) -> UInt8[np.ndarray, "height width"]:
+        """The label ids of the instance ids painted so far."""
+        return np.where(self.ids >= 1000, self.ids // 1000, self.ids).astype(np.uint8)
+
     def develop(self) -> Scene:
         """Texture by class, uneven light, and the noise of a sensor."""
-        labels = np.where(self.ids >= 1000, self.ids // 1000, self.ids).astype(np.uint8)
+        labels = self.labels()
         texture = 0.5 * self.noise(96) + 0.6 * self.noise(256) + 0.6 * self.noise(1024)
         sensor = self.rng.integers(-4, 5, self.image.shape, dtype=np.int8)
         texture, light = (texture * self.roughness[labels])[..., None], (1 + 0.05 * self.noise(4))[..., None]

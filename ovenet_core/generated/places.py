@@ -1,8 +1,10 @@
 """Rooms, streets and landscapes with things of the 150 classes of ADE20K, laid out and drawn from a seed."""
 
 from collections.abc import Sequence
+from itertools import count
 
 import numpy as np
+from jaxtyping import UInt8
 
 from ovenet_core.generated.camera import MOODS, Camera, Mood, Scene
 from ovenet_core.generated.shapes import SHAPES, SOLID, circle
@@ -11,6 +13,7 @@ from ovenet_core.generated.things import THINGS, Thing
 
 KINDS = "LBKWOHSPCM"  # living room, bedroom, kitchen, bathroom, office, hall, street, park, coast, mountains
 INDOORS = "LBKWOH"
+_NUMBER = 256  # the instance id is label id + 256 * number of the thing, which is 0 for what is no thing
 _ID = {thing.name: index for index, thing in enumerate(THINGS, 1)}
 _THING = {thing.name: thing for thing in THINGS}
 _LAMPLIGHT = tuple(Mood((0, 0, 0), (0, 0, 0), 0.0, 0.0, tint)
@@ -32,7 +35,8 @@ def draw_place(seed: int, height: int, width: int) -> Scene:
     """The place of a seed (0 or more) at a size in pixels; its label ids are 1 to 150, and 0 for what has no class.
 
     The kind of place is that of seed % 10, and the next seed of the same kind has the next things of this kind, so that
-    all classes come up in any hundred seeds in a row. There are no instances.
+    all classes come up in any hundred seeds in a row. What is put there is an instance each; ground, walls and sky are
+    not.
 
     Raises:
         ValueError: a side is below 16 pixels, or the seed is negative.
@@ -40,7 +44,7 @@ def draw_place(seed: int, height: int, width: int) -> Scene:
     kind = KINDS[seed % len(KINDS)]
     indoors = kind in INDOORS
     moods, background = (_LAMPLIGHT, _ID["wall"]) if indoors else (MOODS, _ID["sky"])
-    camera = Camera(seed, height, width, moods, background, _ROUGHNESS)
+    camera = _PlaceCamera(seed, height, width, moods, background, _ROUGHNESS)
     place = Place(seed, camera.focal / height, width / 2 / camera.focal)
     if not indoors:
         camera.paint_sky()
@@ -49,6 +53,11 @@ def draw_place(seed: int, height: int, width: int) -> Scene:
         camera.shade_ground(place.upright, place.to_sun)
     camera.paint(place.upright, haze=not indoors)
     return camera.develop()
+
+
+class _PlaceCamera(Camera):
+    def labels(self) -> UInt8[np.ndarray, "height width"]:
+        return (self.ids % _NUMBER).astype(np.uint8)
 
 
 class Place:
@@ -61,6 +70,7 @@ class Place:
 
     def __init__(self, seed: int, zoom: float, reach: float):
         self.rng, self.zoom, self.reach = np.random.default_rng([seed, 3]), zoom, reach
+        self.numbers = count(1)  # of the things, whatever their classes
         self.kind, self.turn = KINDS[seed % len(KINDS)], seed // len(KINDS)
         self.to_sun = np.array((self.rng.choice((-0.65, 0.65)), 0.6, self.rng.uniform(-0.6, 0.1)))
         self.ground: list[Face] = []
@@ -95,7 +105,7 @@ class Place:
 
     def put(self, thing: Thing, x: float, z: float, y: float | None = None, turn: float = 0.0):
         """Stand a thing at (x, z), its lower edge at y, turned by `turn` radians away from facing the camera."""
-        ident, lift = _ID[thing.name], thing.lift if y is None else y
+        ident, lift = _ID[thing.name] + _NUMBER * next(self.numbers), thing.lift if y is None else y
         width, height = np.array((thing.width, thing.height)) * self.rng.uniform(0.88, 1.12, 2)
         tones = self.colour(thing.colour), self.colour(thing.accent)
         axes = np.array(((np.cos(turn), 0, np.sin(turn)), (0, 1, 0), (-np.sin(turn), 0, np.cos(turn))))
