@@ -1,26 +1,18 @@
-"""Inference: classes at the size of a picture, over scales, flips and sliding windows, and of whole splits on disk."""
+"""Inference: classes at the size of a picture, over scales, flips and sliding windows."""
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from ovenet_core import files
-from ovenet_core.benchmarks import Benchmark, DataError, Sample
 from ovenet_core.hrnet import full_precision, resize
 from ovenet_core.ovenet import Prediction
-from ovenet_core.runs import write_atomically, write_json
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]
 DEVIATION = (0.229, 0.224, 0.225)
@@ -154,7 +146,7 @@ def predict_classes(
     Raises:
         ValueError: a side of the picture is below 32 pixels, or the network has no such output.
     """
-    (height, width), outputs = image.shape[:2], _checked_outputs(network, outputs)
+    (height, width), outputs = image.shape[:2], checked_outputs(network, outputs)
     if picture_size is not None:
         image = cv2.resize(image, picture_size[::-1], interpolation=cv2.INTER_AREA)
     look = partial(predict, network, channels_last=channels_last)
@@ -180,7 +172,7 @@ def available_outputs(network: nn.Module) -> tuple[str, ...]:
     return ("S_i", "S_s", "S_f") if getattr(network, "offset_head", None) is not None else ("S_i",)
 
 
-def _checked_outputs(network: nn.Module, outputs: Sequence[str] | None) -> tuple[str, ...]:
+def checked_outputs(network: nn.Module, outputs: Sequence[str] | None) -> tuple[str, ...]:
     """The outputs asked for, by default all that the network has; ValueError if it has no such one."""
     there = available_outputs(network)
     outputs = tuple(there if outputs is None else outputs)
@@ -315,114 +307,3 @@ def _mean_scores(
         return sum(one.softmax(0) for flips in enlarged for one in flips)
     # The logarithm of the sum: it has its maximum in the same place, and does not overflow.
     return reduce(torch.logaddexp, (sum(flips) / len(flips) for flips in enlarged))
-
-
-@dataclass(frozen=True)
-class SavedPredictions:
-    """Predictions on disk: `folder/OUTPUT/NAME.png`, one channel of train ids at the size of the picture.
-
-    Attributes:
-        outputs: which of S_i, S_s and S_f there are; the last one is the one to hand in.
-    """
-
-    folder: Path
-    outputs: tuple[str, ...]
-
-    def path(self, sample: Sample, output: str) -> Path:
-        return self.folder / output / f"{sample.name}.png"
-
-    def read(self, sample: Sample) -> dict[str, UInt8[np.ndarray, "height width"]]:
-        """The train ids of each output for one picture.
-
-        Raises:
-            DataError: one of the files is missing or damaged.
-        """
-        try:
-            return {output: files.decode_ids(self.path(sample, output), np.uint8) for output in self.outputs}
-        except DataError as error:
-            raise DataError(f"{error}. Or predict into this folder again: only what is not there is made") from error
-
-    def has(self, sample: Sample) -> bool:
-        """Whether all outputs of a picture are there and whole."""
-        with suppress(DataError):
-            return bool(self.read(sample))
-        return False
-
-
-def predict_split(
-    network: nn.Module,
-    data: Benchmark,
-    samples: Sequence[Sample],
-    folder: str | Path,
-    inference: Inference = SINGLE_SCALE,
-    *,
-    identity: Mapping[str, Any],
-    outputs: Sequence[str] | None = None,
-    picture_size: tuple[int, int] | None = None,
-    channels_last: bool = False,
-    progress: bool = True,
-) -> SavedPredictions:
-    """Predict pictures into a folder, one PNG per picture and output; what is there already is kept.
-
-    Interrupted, it goes on where it stopped, and leaves the same bytes. A file that was damaged is made anew.
-
-    Args:
-        identity: what the predictions depend on beside the arguments here, such as the run's configuration hash and
-            the fingerprint of the data; written to `identity.json` with the arguments.
-        outputs: some of S_i, S_s and S_f; by default all that the network has.
-
-    Raises:
-        DataError: the folder holds predictions of another identity, or other files; two pictures have one name; a
-            picture is too small or cannot be read.
-        ValueError: the network has no such output.
-    """
-    outputs = _checked_outputs(network, outputs)
-    names = [sample.name for sample in samples]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{twice}: two pictures of this name, expected one; predict them into folders of their own")
-    saved = SavedPredictions(Path(folder), outputs)
-    _claim(saved.folder, {
-        **identity, "benchmark": data.name, "inference": asdict(inference), "outputs": outputs,
-        "picture_size": picture_size,
-    })
-    for output in outputs:
-        (saved.folder / output).mkdir(exist_ok=True)
-    for sample in tqdm(samples, desc="predicting", unit="picture", disable=not progress):
-        if saved.has(sample):
-            continue
-        image = data.read_image(sample)
-        try:
-            found = predict_classes(
-                network, image, inference, outputs=outputs, picture_size=picture_size, channels_last=channels_last
-            )
-        except ValueError as error:
-            raise DataError(f"{sample.image}: {error}") from error
-        for output in outputs:
-            _, png = cv2.imencode(".png", found[output].numpy(force=True))
-            write_atomically(saved.path(sample, output), lambda file, png=png: file.write(png.tobytes()), mode="wb")
-    return saved
-
-
-def _claim(folder: Path, identity: dict[str, Any]) -> None:
-    """Make the folder one of this identity; refuse it if it is of another."""
-    file, identity = folder / "identity.json", json.loads(json.dumps(identity))
-    folder.mkdir(parents=True, exist_ok=True)
-    if not file.exists():
-        if found := next((path for path in folder.iterdir() if not path.name.startswith(".")), None):
-            raise DataError(f"{folder}: {found.name} and no identity.json is in it, expected predictions or nothing; "
-                            "give another folder")
-        write_json(file, identity)
-    mine, other = _flat(identity), _flat(json.loads(file.read_text()))
-    if differing := [name for name in {**mine, **other} if mine.get(name) != other.get(name)]:
-        raise DataError(f"{folder} holds other predictions. These and those differ in "
-                        f"{'; '.join(f'{n}: {mine.get(n)!r}, {other.get(n)!r}' for n in differing)}. "
-                        "Give another folder, or delete this one")
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with names such as `inference.scales`."""
-    found = {}
-    for name, value in values.items():
-        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found

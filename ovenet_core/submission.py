@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ovenet_core import files
 from ovenet_core.benchmarks import Benchmark, DataError, Sample
-from ovenet_core.inference import SavedPredictions
+from ovenet_core.predictions import SavedPredictions
 from ovenet_core.runs import write_atomically
 
 DATE = (1980, 1, 1, 0, 0, 0)  # of every file in an archive, so that the same predictions give the same bytes

@@ -1,4 +1,4 @@
-"""Shapes are checked at run time under pytest, and only there."""
+"""Shapes are checked at run time under pytest, and only there: the package is imported after this hook is set."""
 
 from pathlib import Path
 
@@ -16,6 +16,32 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs the folder ../shared beside the repository (golden data, data sets, weights)")
     return SHARED
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A small whole OVeNet whose logits differ between classes and pixels."""
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from ovenet_core.inference import predict_classes
+    from ovenet_core.ovenet import build
+
+    torch.manual_seed(0)
+    made = build(width=8, blocks=1, align_corners=True)
+    for module in made.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    with torch.no_grad():
+        made.train()(torch.randn(2, 3, 64, 96))  # running statistics, so that values stay in range
+        logits = made.eval()(torch.randn(1, 3, 64, 96)).initial.main
+    output = made.semantic_head.classifier.output
+    output.weight.data /= logits.std()
+    output.bias.data = -logits.mean((0, 2, 3)) / logits.std()  # no class is ahead everywhere
+    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    assert len(predict_classes(made, picture)["S_f"].unique()) > 3
+    return made
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

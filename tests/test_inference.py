@@ -1,11 +1,7 @@
-"""Inference: normalisation, classes at the picture's size over scales, flips and windows, splits on disk, scores."""
+"""Inference: normalisation, classes at the picture's size over scales, flips and windows."""
 
-import os
-import signal
 import subprocess
 import sys
-import time
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,21 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from ovenet_core.benchmarks import CITYSCAPES, DataError
 from ovenet_core.inference import (
     DEVIATION,
     MEAN,
     SIX_SCALES,
     Inference,
-    SavedPredictions,
     classes,
     normalise,
     predict,
     predict_classes,
-    predict_split,
 )
 from ovenet_core.ovenet import Logits, Prediction, build
-from ovenet_core.scenes import write_scenes
 
 
 class Oracle(nn.Module):
@@ -107,24 +99,6 @@ class Recorder(Local):
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-@pytest.fixture(scope="module")
-def network():
-    """A whole OVeNet whose logits differ between classes and pixels."""
-    torch.manual_seed(0)
-    made = build(width=8, blocks=1, align_corners=True)
-    for module in made.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-    with torch.no_grad():
-        made.train()(torch.randn(2, 3, 64, 96))  # running statistics, so that values stay in range
-        logits = made.eval()(torch.randn(1, 3, 64, 96)).initial.main
-    output = made.semantic_head.classifier.output
-    output.weight.data /= logits.std()
-    output.bias.data = -logits.mean((0, 2, 3)) / logits.std()  # no class is ahead everywhere
-    assert len(predict_classes(made, picture(64, 96))["S_f"].unique()) > 3
-    return made
 
 
 def assert_same(found, expected):
@@ -374,151 +348,3 @@ show_peak(network, 2048, 128, SIX_SCALES.scales, True)
     # The logits of all passes take 256 MB at the six scales, twice as many for the tall picture.
     assert six < one + 120, f"{one:.0f} MB at one scale, {six:.0f} MB at six"
     assert tall < six + 60, f"{six:.0f} MB, twice as tall {tall:.0f} MB"
-
-
-# -- Splits on disk
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    return write_scenes(tmp_path_factory.mktemp("scenes"), split_sizes={"val": 5}, size=(64, 128), progress=False)
-
-
-@pytest.fixture(scope="module")
-def samples(scenes):
-    return CITYSCAPES.samples(scenes, "val")
-
-
-def pngs(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.png"))}
-
-
-def split(network, samples, folder, **options) -> SavedPredictions:
-    options = {"identity": {"run": "a"}, "progress": False} | options
-    return predict_split(network, CITYSCAPES, samples, folder, **options)
-
-
-def test_a_split_is_read_back_as_it_was_predicted(network, samples, tmp_path):
-    saved = split(network, samples, tmp_path)
-    for sample in samples:
-        expected = predict_classes(network, CITYSCAPES.read_image(sample))
-        assert {name: ids.tolist() for name, ids in saved.read(sample).items()} == {
-            name: ids.tolist() for name, ids in expected.items()
-        }
-
-
-def test_files_are_single_channel_png_of_the_pictures_size(network, samples, tmp_path):
-    saved = split(network, samples[:1], tmp_path)
-    stored = cv2.imread(str(saved.path(samples[0], "S_f")), cv2.IMREAD_UNCHANGED)
-    assert (stored.shape, stored.dtype) == ((64, 128), np.uint8)
-
-
-def test_two_runs_give_the_same_bytes(network, samples, tmp_path):
-    folders = [tmp_path / "one", tmp_path / "two"]
-    for folder in folders:
-        split(network, samples, folder)
-    assert len(pngs(folders[0])) == 15
-    assert pngs(folders[0]) == pngs(folders[1])
-
-
-def test_what_is_there_is_not_predicted_again(network, samples, tmp_path):
-    saved = split(network, samples[:3], tmp_path)
-    dates = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
-    split(network, samples, tmp_path)
-    assert all(path.stat().st_mtime_ns == date for path, date in dates.items())
-    assert all(saved.has(sample) for sample in samples)
-
-
-@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "no picture", "of another mode", "missing"])
-def test_a_damaged_file_is_refused_and_predicted_anew(network, samples, tmp_path, damage):
-    saved = split(network, samples[:2], tmp_path)
-    before, path = pngs(tmp_path), saved.path(samples[1], "S_s")
-    data = path.read_bytes()
-    middle = len(data) // 2
-    changed = data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :]
-    coloured = cv2.imencode(".png", np.zeros((64, 128, 3), np.uint8))[1].tobytes()
-    contents = {"cut": data[:middle], "changed": changed, "empty": b"", "no picture": b"text" * 9,
-                "of another mode": coloured}
-    path.unlink() if damage == "missing" else path.write_bytes(contents[damage])
-    with pytest.raises(DataError, match=rf"{path.name}: .* predict into this folder again"):
-        saved.read(samples[1])
-    split(network, samples[:2], tmp_path)
-    assert pngs(tmp_path) == before
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"identity": {"run": "b"}}, "run: 'b', 'a'"),
-        ({"identity": {"run": "a", "data": 1}}, "data: 1, None"),
-        ({"inference": SIX_SCALES}, "inference.scales"),
-        ({"outputs": ["S_f"]}, "outputs"),
-        ({"picture_size": (32, 64)}, "picture_size"),
-    ],
-)
-def test_a_folder_of_another_identity_is_refused_and_kept(network, samples, tmp_path, change, named):
-    split(network, samples[:1], tmp_path)
-    before = pngs(tmp_path)
-    with pytest.raises(DataError, match="other predictions") as error:
-        split(network, samples, tmp_path, **change)
-    assert named in str(error.value)
-    assert pngs(tmp_path) == before
-
-
-def test_a_folder_with_other_files_is_refused(network, samples, tmp_path):
-    (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(DataError, match=r"thesis\.txt"):
-        split(network, samples, tmp_path)
-
-
-def test_outputs_can_be_chosen_and_a_baseline_has_one(network, samples, tmp_path):
-    assert list(split(network, samples[:1], tmp_path / "f", outputs=["S_f"]).read(samples[0])) == ["S_f"]
-    baseline = build(width=8, blocks=1, offset_branch=None)
-    assert list(split(baseline, samples[:1], tmp_path / "i").read(samples[0])) == ["S_i"]
-    with pytest.raises(ValueError, match="S_f"):
-        split(baseline, samples[:1], tmp_path / "i", outputs=["S_f"])
-
-
-def test_two_pictures_of_one_name_are_refused(network, samples, tmp_path):
-    with pytest.raises(DataError, match=samples[0].name):
-        split(network, [*samples, samples[0]], tmp_path)
-
-
-def test_a_picture_that_is_too_small_is_named(network, samples, tmp_path):
-    with pytest.raises(DataError, match=samples[0].image.name):
-        split(network, samples, tmp_path, picture_size=(16, 32))
-
-
-def killable() -> nn.Module:
-    torch.manual_seed(0)
-    return build(width=8, blocks=1).eval()
-
-
-KILLED = """
-import sys, time, torch
-from ovenet_core.benchmarks import CITYSCAPES
-from ovenet_core.inference import predict_split
-from ovenet_core.ovenet import build
-torch.manual_seed(0)
-network = build(width=8, blocks=1).eval()
-network.register_forward_hook(lambda *_: time.sleep(0.3))
-samples = CITYSCAPES.samples(sys.argv[1], "val")
-predict_split(network, CITYSCAPES, samples, sys.argv[2], identity={"run": "a"}, progress=False)
-"""
-
-
-def test_killed_in_the_middle_it_goes_on_and_leaves_the_same_bytes(scenes, samples, tmp_path):
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(scenes), str(killed)])
-    deadline = time.monotonic() + 120
-    while len(pngs(killed)) < 4:
-        assert process.poll() is None and time.monotonic() < deadline, "it should be predicting now"
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert 4 <= len(pngs(killed)) < 15
-    for folder in (killed, whole):
-        split(killable(), samples, folder)
-    assert len(pngs(killed)) == 15
-    assert pngs(killed) == pngs(whole)
-    assert (killed / "identity.json").read_bytes() == (whole / "identity.json").read_bytes()

@@ -13,8 +13,8 @@ import torch
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official
 
 from ovenet_core.benchmarks import CITYSCAPES, IGNORE, Benchmark, DataError, Sample, benchmark
-from ovenet_core.inference import SavedPredictions
 from ovenet_core.metrics import ConfusionMatrix
+from ovenet_core.predictions import SavedPredictions
 from ovenet_core.scenes import write_scenes
 from ovenet_core.submission import FORMATS, check_archive, write_archive
 
