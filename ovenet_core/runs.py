@@ -7,6 +7,7 @@ import platform
 import resource
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -92,6 +93,12 @@ def commit() -> str:
         return _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "--", ".") else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Where numbers come from: when they were finished (now), from which code, with which versions, on what."""
+    return {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "commit": commit(), "versions": versions(),
+            "hardware": hardware(device)}
 
 
 def _git(*arguments: str) -> str:

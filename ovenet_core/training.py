@@ -43,7 +43,7 @@ from ovenet_core.models import (
     processor,
     warn_if_slow,
 )
-from ovenet_core.runs import commit, hardware, peak_memory, remove_unfinished, versions, write_atomically, write_json
+from ovenet_core.runs import commit, peak_memory, provenance, remove_unfinished, write_atomically, write_json
 from ovenet_core.weights import load_official, read_state
 
 
@@ -375,11 +375,9 @@ class Trainer:
             "initial_weights": self.load_report,
             "duration_seconds": round(self.seconds, 1),
             "peak_memory_gib": round(peak_memory(self.device), 3),
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            **provenance(self.device),
             "commit": self.commit,
             **several,
-            "versions": versions(),
-            "hardware": hardware(self.device),
             "processes": processes.count(),
             "experiment": asdict(self.experiment),
         }

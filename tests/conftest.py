@@ -1,7 +1,10 @@
 """Shapes are checked at run time under pytest, and only there: the package is imported after this hook is set."""
 
+import os
+import tempfile
 from pathlib import Path
 
+import forked_kernels
 import pytest
 from jaxtyping import install_import_hook
 
@@ -42,6 +45,21 @@ def network():
     picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     assert len(predict_classes(made, picture)["S_f"].unique()) > 3
     return made
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Kernels start in a second: all processes of this run take theirs from one that has imported what is large."""
+    config.option.current_env, config.option.nbval_kernel_name = False, "python3"
+    if not hasattr(config, "workerinput"):  # not one of several processes, but the one that starts them
+        folder = tempfile.TemporaryDirectory(prefix="kernels")
+        kernels = forked_kernels.install(Path(folder.name))
+        config.add_cleanup(folder.cleanup)
+        config.add_cleanup(kernels.kill)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores, up to four: many tests wait for other processes."""
+    return min(4, (os.cpu_count() or 1) + 1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

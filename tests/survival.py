@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from ovenet_core.experiments import preset
-from ovenet_core.runs import commit, hardware, versions, write_json
+from ovenet_core.runs import provenance, write_json
 from ovenet_core.scenes import write_scenes
 from ovenet_core.training import Trainer
 
@@ -126,9 +126,7 @@ def main() -> None:
     found = [survive(options.kills, processes) for processes in options.processes]
     print(json.dumps(found))
     if options.record:
-        origin = {"commit": commit(), "versions": versions(), "hardware": hardware(torch.device("cpu"))}
-        write_json(options.record, {"survived": found, "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
-                   | origin)
+        write_json(options.record, {"survived": found} | provenance(torch.device("cpu")))
 
 
 if __name__ == "__main__":
