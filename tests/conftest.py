@@ -64,6 +64,6 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files whose tests take minutes go first, so that no process ends with one of them alone."""
-    long = ("test_whole_study.py", "test_end_to_end.py", "test_grid.py", "test_processes.py", "00_quickstart.ipynb",
-            "03_ablations.ipynb")
-    items.sort(key=lambda item: item.path.name not in long)
+    long = ("test_whole_study.py", "00_quickstart.ipynb", "test_processes.py", "test_end_to_end.py", "test_grid.py",
+            "test_training.py", "test_golden.py", "test_scenes.py", "test_ovenet.py", "test_inference.py")
+    items.sort(key=lambda item: long.index(item.path.name) if item.path.name in long else len(long))

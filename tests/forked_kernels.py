@@ -15,7 +15,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-LARGE = ("torch", "torchvision", "matplotlib.pyplot", "seaborn", "pandas", "cv2", "IPython", "ipykernel.kernelapp")
+LARGE = ("torch", "torch._dynamo", "torchvision", "matplotlib.pyplot", "seaborn", "pandas", "cv2", "IPython",
+         "ipykernel.kernelapp")
 
 
 def install(folder: Path) -> subprocess.Popen:
