@@ -13,7 +13,10 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 
 LARGE = ("torch", "torch._dynamo", "torchvision", "matplotlib.pyplot", "seaborn", "pandas", "cv2", "IPython",
          "ipykernel.kernelapp")
@@ -30,31 +33,32 @@ def install(folder: Path) -> subprocess.Popen:
     os.environ["JUPYTER_PATH"] = os.pathsep.join([str(folder), *filter(None, [os.environ.get("JUPYTER_PATH")])])
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(address)
-        server.listen(64)  # those who come before the imports are done wait here
+        server.listen(64)
         number = server.fileno()
         environment = os.environ | {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}  # as ipykernel sets it
         return subprocess.Popen([sys.executable, __file__, str(number)], pass_fds=[number], env=environment)
 
 
 def serve(number: int) -> None:
-    for name in LARGE:
-        __import__(name)
+    parent = os.getppid()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # kernels that end leave nothing behind
     with socket.socket(fileno=number) as server:
-        while True:
-            connection, _ = server.accept()
-            text, files, _, _ = socket.recv_fds(connection, 1 << 20, 3)
-            if os.fork() == 0:
-                server.close()
-                be_kernel(connection, json.loads(text), files)
-            connection.close()
-            for file in files:
-                os.close(file)
+        server.settimeout(5)
+        while os.getppid() == parent:
+            with suppress(TimeoutError):
+                connection, _ = server.accept()
+                for name in LARGE:  # the first one waits for that
+                    import_module(name)
+                text, files, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+                if os.fork() == 0:
+                    server.close()
+                    be_kernel(connection, json.loads(text), files)
+                connection.close()
+                for file in files:
+                    os.close(file)
 
 
 def be_kernel(connection: socket.socket, asked: dict, files: list[int]) -> None:
-    from threading import Thread
-
     from ipykernel.kernelapp import launch_new_instance
 
     def end_with_it() -> None:
