@@ -55,6 +55,8 @@ class Benchmark:
         splits: the folders that make up each split.
         lists: the text file that names the pictures of a split, `{split}` being its name, one on each line with or
             without the ending; where these, and not folders, tell splits apart.
+        joined_names: the name of a picture is what its stars stand for, joined as in `street3_000001`; for frames that
+            are numbered anew in each folder.
         exceptions: patterns of folders whose files lie elsewhere: {folder: {"labels": patterns}}.
         unlabelled: folders whose labels are withheld, or dummies; their samples have no label.
         other_encodings: more tables like `train_ids`, if label files come in several encodings, each of them with the
@@ -80,6 +82,7 @@ class Benchmark:
     splits: Mapping[str, tuple[str, ...]]
     instances: tuple[str, ...] = ()
     lists: str = ""
+    joined_names: bool = False
     exceptions: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     unlabelled: tuple[str, ...] = ()
     other_encodings: tuple[Mapping[int, int], ...] = ()
@@ -150,19 +153,17 @@ class Benchmark:
         """
         if split not in self.splits:
             raise DataError(f"{self.name}: no split {split!r}, expected one of {', '.join(self.splits)}; choose one")
-        found = [sample for folder in self.splits[split] for sample in self._pair(Path(root), folder)]
-        if self.lists:
-            listed = self.listed(root, split)
-            found = [sample for sample in found if sample.name in listed]
-            if missing := sorted(listed - {sample.name for sample in found}):
-                file = Path(root) / self.lists.format(split=split)
-                raise DataError(f"{file}: {missing[0]} is listed, but there is no such picture; restore it, or take it "
-                                "off the list")
+        listed = self.listed(root, split) if self.lists else None
+        found = [sample for folder in self.splits[split] for sample in self._pair(Path(root), folder, listed)]
+        if listed is not None and (missing := sorted(listed - {sample.name for sample in found})):
+            file = Path(root) / self.lists.format(split=split)
+            raise DataError(f"{file}: {missing[0]} is listed, but there is no such picture; restore it, or take it "
+                            "off the list")
         found.sort(key=lambda sample: sample.name)
         for one, other in pairwise(found):
             if one.name == other.name:  # by which predictions are kept
                 raise DataError(f"{other.image}: {one.image} is of the same name, expected one for each picture "
-                                f"of {split}; rename one of them, with its label")
+                                f"of {split}; rename one of them, with its label, or see joined_names")
         return found
 
     def listed(self, root: str | Path, split: str) -> set[str]:
@@ -171,7 +172,8 @@ class Benchmark:
         return {re.sub(r"\.(png|jpe?g)$", "", line.strip(), flags=re.IGNORECASE)
                 for line in text.splitlines() if line.strip()}
 
-    def _pair(self, root: Path, folder: str) -> list[Sample]:
+    def _pair(self, root: Path, folder: str, listed: set[str] | None) -> list[Sample]:
+        """The pictures of a folder; of a list, if there is one."""
         patterns = {kind: [pattern.format(split=folder) for pattern in
                            self.exceptions.get(folder, {}).get(kind, getattr(self, kind))]
                     for kind in ("images", "labels", "instances")}
@@ -185,6 +187,11 @@ class Benchmark:
         if not images:
             raise DataError(f"{root}: no pictures of {self.name}, expected {expected['images']}; "
                             "check the folder, or unpack the data set into it")
+        names = {key: self.picture_name(key, image, patterns["images"]) for key, image in images.items()}
+        if listed is not None:  # of the other pictures there need not be a label
+            names = {key: name for key, name in names.items() if name in listed}
+            images, labels, instances = ({key: found[key] for key in names if key in found}
+                                         for found in (images, labels, instances))
         if patterns["labels"]:
             files.require_partners(images, labels, f"label, expected {expected['labels']}; unpack the labels")
             files.require_partners(labels, images, f"image, expected {expected['images']}; unpack the images")
@@ -192,13 +199,13 @@ class Benchmark:
             files.require_partners(images, instances, f"instances, expected {expected['instances']}; unpack them")
         several = labels and self.other_encodings
         encoding = self._encoding(sorted(labels.values()), patterns["labels"]) if several else None
-        return [Sample(self.picture_name(image, patterns["images"]), image, labels.get(key), instances.get(key),
-                       self.condition(image), encoding)
+        return [Sample(names[key], image, labels.get(key), instances.get(key), self.condition(image), encoding)
                 for key, image in images.items()]
 
-    @staticmethod
-    def picture_name(image: Path, patterns: Sequence[str]) -> str:
-        """The name of a picture: that of its file without what follows the last star of its pattern."""
+    def picture_name(self, key: files.Key, image: Path, patterns: Sequence[str]) -> str:
+        """The name of a picture: that of its file without what follows the last star of its pattern, or joined."""
+        if self.joined_names:
+            return "_".join(key)
         endings = (files.suffix(pattern) for pattern in patterns)
         return next(image.name.removesuffix(ending) for ending in endings if image.name.endswith(ending))
 

@@ -56,7 +56,8 @@ NAMES = MappingProxyType({
     "ade20k": {"train": ("ADE_train",), "val": ("ADE_val",), "test": ("ADE_test",)},
 })
 _REQUIRED = ("train", "val")  # the splits that have to be there, unless others are asked for
-_MAX_SHARE = 0.01  # of pictures in two splits that an official data set may have by oversight
+_MAX_SHARE = MappingProxyType({"ade20k": 0.01})  # of pictures in two splits that an official data set has by oversight
+
 
 @dataclass(frozen=True)
 class Examination:
@@ -161,7 +162,7 @@ def examine(
         encodings[split] = check_labels(data, root / listed[split], mine, findings)
     _check_sizes(data, pictures, findings)
     _check_names(data, pictures, findings)
-    _check_duplicates(by_split, findings)
+    _check_duplicates(by_split, _MAX_SHARE.get(data.name, 0), findings)
     table = _table(data, by_split, encodings)
     _check_counts(data, root, table, findings)
     histogram = {split: sum_counts(mine) for split, mine in by_split.items()}
@@ -206,8 +207,12 @@ def _list(
                 found[kind] = files.find_files(root, patterns[kind], stars, alternatives=True)
             except DataError:
                 return []
+    known |= {*found["images"].values(), *found["labels"].values()}
+    names = {key: data.picture_name(key, image, patterns["images"]) for key, image in found["images"].items()}
+    if data.lists:
+        names = _of_list(data, root, split, names, required, findings)
+        found = {kind: {key: path for key, path in paths.items() if key in names} for kind, paths in found.items()}
     images, labels, instances = found.values()
-    known |= {*images.values(), *labels.values()}
     if labels and not images and not required:
         findings.append(Finding("note", "labels without pictures", next(iter(labels.values())),
                                 f"{len(labels)} labels of {split} and no picture", "both, if it is to be used",
@@ -222,6 +227,11 @@ def _list(
                                     f"{len(labels)} labels of {split}", "none that count",
                                     "they are dummies or withheld, and never read"))
         labels, instances = {}, {}
+    elif images and not labels and not required:
+        findings.append(Finding("note", "pictures without labels", next(iter(images.values())),
+                                f"{len(images)} pictures of {split} and no label", "both, if it is to be used",
+                                "unpack its labels to have it examined"))
+        return []
     else:
         if patterns["instances"] and images and labels and not instances:
             findings.append(Finding("warning", "no instances", root, f"none in {split}: iIoU cannot be scored",
@@ -232,9 +242,6 @@ def _list(
             findings += [Finding("error", alone, ours[key], f"nothing belongs to it in {split}",
                                  " or ".join(patterns[kind]), "restore or rename that file, or remove this one")
                          for key in sorted(ours.keys() - theirs.keys())]
-    names = {key: data.picture_name(image, patterns["images"]) for key, image in images.items()}
-    if data.lists:
-        names = _of_list(data, root, split, names, required, findings)
     return [Sample(name, images[key], labels.get(key), instances.get(key), _condition(data, images[key], findings))
             for key, name in sorted(names.items(), key=lambda item: images[item[0]])]
 
@@ -309,7 +316,14 @@ def _check_names(data: Benchmark, pictures: Sequence[Picture], findings: list[Fi
                                     "put it back, with its label"))
 
 
-def _check_duplicates(by_split: Mapping[str, Sequence[Picture]], findings: list[Finding]) -> None:
+def _check_duplicates(by_split: Mapping[str, Sequence[Picture]], tolerated: float, findings: list[Finding]) -> None:
+    labels: dict[bytes, Picture] = {}
+    for picture in (picture for mine in by_split.values() for picture in mine if picture.label_digest):
+        first = labels.setdefault(picture.label_digest, picture)
+        if first is not picture and first.digest != picture.digest:
+            findings.append(Finding("warning", "the same label for two pictures", picture.sample.label,
+                                    f"the same as {first.sample.label.name}", "a label of its own",
+                                    "look at both, and restore the one that belongs to another picture"))
     digests = {split: {p.digest: p for p in mine if p.digest} for split, mine in by_split.items()}
     for split, mine in by_split.items():
         for picture in mine:
@@ -318,7 +332,7 @@ def _check_duplicates(by_split: Mapping[str, Sequence[Picture]], findings: list[
                                         f"the same as {first.sample.image.name}", "different pictures", "remove one"))
     for one, other in combinations(digests, 2):
         if same := digests[one].keys() & digests[other].keys():
-            many = len(same) > _MAX_SHARE * min(len(digests[one]), len(digests[other]))
+            many = len(same) > tolerated * min(len(digests[one]), len(digests[other]))
             findings += [Finding("error" if many else "warning", "the same picture in two splits",
                                  digests[other][digest].sample.image, f"in {other}, and as "
                                  f"{digests[one][digest].sample.image.name} in {one}", "different pictures",

@@ -28,7 +28,7 @@ class Inference:
 
     Attributes:
         scales: sizes of the picture that the network sees, as factors of its own. A side that a scale makes shorter
-            than 32 pixels, the least that the network takes, has 32 (or its own length, if that is shorter).
+            than 32 pixels, the least that the network takes, has 32.
         flip: each of them also mirrored, left to right.
         window, stride: (height, width) in pixels, multiples of 4, of the windows that slide over the picture where it
             is not seen whole. The last ones of a row or column are moved inside. By default the crop that the
@@ -144,7 +144,7 @@ def predict_classes(
         picture_size: (height, width) to which the picture is resized before it is scaled, as in training.
 
     Raises:
-        ValueError: a side of the picture is below 32 pixels, or the network has no such output.
+        ValueError: the network has no such output.
     """
     (height, width), outputs = image.shape[:2], checked_outputs(network, outputs)
     if picture_size is not None:
@@ -287,7 +287,7 @@ def _row_weights(
 def _passes(look: Callable, image: np.ndarray, inference: Inference, outputs: Sequence[str]) -> Iterator[list[_Pass]]:
     """For each scale the look at the picture and, with flip, that at the mirrored one."""
     for scale in inference.scales:
-        height, width = (max(round(side * scale), min(side, SMALLEST)) for side in image.shape[:2])
+        height, width = (max(round(side * scale), SMALLEST) for side in image.shape[:2])
         scaled = image
         if (height, width) != image.shape[:2]:  # bilinear, as training scales
             scaled = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)

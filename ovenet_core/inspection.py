@@ -17,6 +17,9 @@ from ovenet_core.benchmarks import IGNORE, Benchmark, DataError, Sample
 # (height, width) of all pictures, where a benchmark has one size and nothing but colour pictures of 8 bit.
 CAMERA_SIZES = MappingProxyType({"cityscapes": (1024, 2048), "acdc": (1080, 1920), "camvid": (360, 480)})
 
+_DIFFERING = 0.01  # share of the pixels in which a label and its instances may have other classes
+_MANY = 1000  # pictures of which it is sure what their labels must have
+
 SEVERITIES = ("error", "warning", "note")
 Severity = Literal[SEVERITIES]
 
@@ -31,14 +34,20 @@ class Finding(NamedTuple):
     expected: str
     remedy: str
 
+
 @dataclass
 class Picture:
-    """What was found out about one picture; None where a file could not be read."""
+    """What was found out about one picture; None where a file could not be read.
+
+    `label_digest` is of labels with more than one value; `as_instances` says that a label agrees with its instances.
+    """
 
     split: str
     sample: Sample
     findings: list[Finding]
     digest: bytes | None = None
+    label_digest: bytes | None = None
+    as_instances: bool = False
     size: tuple[int, int] | None = None
     counts: Int64[np.ndarray, "256"] | None = None  # pixels of each label value
 
@@ -95,16 +104,19 @@ def inspect(data: Benchmark, split: str, sample: Sample) -> Picture:
               "give the file of label values, not that of the instances")
     else:
         picture.counts = np.bincount(label.ravel(), minlength=256)
+        if np.count_nonzero(picture.counts) > 1:
+            picture.label_digest = hashlib.blake2b(label.tobytes()).digest()
     if image is not None and label.shape[:2] != image.shape[:2]:
         rotated = label.shape[:2] == image.shape[1::-1]
         found("error", "label rotated" if rotated else "sizes differ", sample.label, f"{by(label.shape)} pixels",
               f"{by(image.shape)} as {sample.image.name}", "restore them")
     if sample.instances is not None and picture.counts is not None:
-        _inspect_instances(data, sample, label, findings)
+        _inspect_instances(data, picture, label, findings)
     return picture
 
 
-def _inspect_instances(data: Benchmark, sample: Sample, label: np.ndarray, findings: list[Finding]) -> None:
+def _inspect_instances(data: Benchmark, picture: Picture, label: np.ndarray, findings: list[Finding]) -> None:
+    sample = picture.sample
     try:
         ids = data.read_instances(sample)
     except DataError as error:
@@ -113,8 +125,10 @@ def _inspect_instances(data: Benchmark, sample: Sample, label: np.ndarray, findi
     if ids.shape != label.shape:
         return
     values = np.where(ids >= 1000, ids // 1000, ids).astype(np.uint8)
+    differing = np.mean(values != label), np.mean(data.lookup[values] != label)
+    picture.as_instances = differing[0] <= _DIFFERING
     # A label in train ids belongs to its picture: `check_labels` tells what is wrong with it.
-    if (share := min(np.mean(values != label), np.mean(data.lookup[values] != label))) > 0.01:
+    if (share := min(differing)) > _DIFFERING:
         findings.append(Finding("error", "label and instances differ", sample.label,
                                 f"{100 * share:.0f}% of the pixels have another class in {sample.instances.name}",
                                 "the same", "restore the one of the two that belongs to another picture"))
@@ -139,6 +153,7 @@ def check_labels(data: Benchmark, root: Path, pictures: Sequence[Picture], findi
     train_ids = np.arange(256) >= data.num_classes
     train_ids[IGNORE] = False
     looks_like_train_ids = ~present[:, train_ids].any(axis=1) & _tells_train_ids(data, present, ignored, encoding)
+    looks_like_train_ids &= ~np.array([picture.as_instances for picture in pictures])  # which hold label values
     for index, picture in enumerate(pictures):
         unknown = set(np.flatnonzero(present[index]).tolist()) - data.encodings[encoding].keys()
         expected = f"label values {files.in_words(data.encodings[encoding])}"
@@ -164,7 +179,8 @@ def check_labels(data: Benchmark, root: Path, pictures: Sequence[Picture], findi
                                 "and scores; the labels of test splits are often such dummies"))
     total = sum_counts(pictures)
     if data.name == "ade20k" and len(pictures) >= 20 and total[0] > total[1] and not total[150]:
-        findings.append(Finding("warning", "labels shifted by one?", root, f"value 0 has more pixels than 1 (wall) in "
+        severity = "error" if len(pictures) >= _MANY else "warning"
+        findings.append(Finding(severity, "labels shifted by one?", root, f"value 0 has more pixels than 1 (wall) in "
                                 f"{pictures[0].split}, and no pixel has 150", "0 for others, 1 to 150 for classes",
                                 "look at the pictures: if the classes are shifted, restore the labels"))
     return encoding

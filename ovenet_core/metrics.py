@@ -33,7 +33,7 @@ class ConfusionMatrix:
         """Add predicted classes and labels of the same shape; a class that does not exist is a `ValueError`."""
         classes = self.num_classes
         # Ignored pixels get a row of their own, which is dropped: no copy of the valid ones is made.
-        cell = label.to(torch.int32).clamp_(max=classes).mul_(classes).add_(prediction)
+        cell = label.to(torch.int32, copy=True).clamp_(max=classes).mul_(classes).add_(prediction)
         if prediction.numel() and not 0 <= prediction.min() <= prediction.max() < classes:
             raise ValueError(f"predicted classes from {prediction.min()} to {prediction.max()}, expected train ids "
                              f"from 0 to {classes - 1}")

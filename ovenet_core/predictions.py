@@ -75,7 +75,7 @@ def predict_split(
 
     Raises:
         DataError: the folder holds predictions of another identity, or other files; two pictures have one name; a
-            picture is too small or cannot be read.
+            picture cannot be read.
         ValueError: the network has no such output.
     """
     outputs = checked_outputs(network, outputs)
@@ -94,12 +94,8 @@ def predict_split(
         if saved.has(sample):
             continue
         image = data.read_image(sample)
-        try:
-            found = predict_classes(
-                network, image, inference, outputs=outputs, picture_size=picture_size, channels_last=channels_last
-            )
-        except ValueError as error:
-            raise DataError(f"{sample.image}: {error}") from error
+        layout = {"picture_size": picture_size, "channels_last": channels_last}
+        found = predict_classes(network, image, inference, outputs=outputs, **layout)
         for output in outputs:
             _, png = cv2.imencode(".png", found[output].numpy(force=True))
             write_atomically(saved.path(sample, output), lambda file, png=png: file.write(png.tobytes()), mode="wb")

@@ -17,6 +17,8 @@ from ovenet_core.benchmarks import benchmark
 from ovenet_core.collection import Collection, Run
 from ovenet_core.evaluation import NEAR
 from ovenet_core.experiments import SCALES, Experiment, preset
+from ovenet_core.inference import GRID
+from ovenet_core.inspection import CAMERA_SIZES
 from ovenet_core.metrics import ratio
 from ovenet_core.models import build_network
 from ovenet_core.tables import command_for, variant_label
@@ -182,7 +184,11 @@ class Study:
         return paired_difference(self.pairs(one, other, outputs, pixels), score)
 
     def analyses(self, variant: str = "ovenet") -> list[dict[str, Any]]:
-        """What `08_offset_analysis` found of each run of a variant: its row of all pixels, by name."""
+        """What `08_offset_analysis` found of each run of a variant: its row of all pixels, by name.
+
+        Beside it `f_right` and `f_wrong`, the mean of F where the seed has the pixel's label and where it has not, and
+        `cell`, the side of a cell of the network's grid in pixels of the label.
+        """
         rows = []
         for run in self.runs(variant).values():
             path = run.folder / "offset_analysis.json"
@@ -191,9 +197,24 @@ class Study:
                 if analysis.get("split") != run.result["split"]:
                     raise ValueError(f"{path}: of the split {analysis.get('split')!r}, the run's is "
                                      f"{run.result['split']!r}; run 08_offset_analysis on that split again")
-                table = analysis["offset_analysis"]["table"]
-                rows.append(next(r for r in table if (r["condition"], r["by"]) == ("all", "all")))
+                found = analysis["offset_analysis"]
+                row = next(r for r in found["table"] if (r["condition"], r["by"]) == ("all", "all"))
+                rows.append(row | _confidence_by_truth(found["reliability"]) | {"cell": _cell(run.experiment)})
         return rows
+
+
+def _confidence_by_truth(reliability: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The mean of F over the pixels whose seed has their label, and over the others, from bins of F."""
+    pixels, f, rate = (np.array([row[name] or 0 for row in reliability]) for name in ("pixels", "confidence", "rate"))
+    right, wrong = pixels * rate, pixels * (1 - rate)
+    return {"f_right": float(ratio((right * f).sum(), right.sum())),
+            "f_wrong": float(ratio((wrong * f).sum(), wrong.sum()))}
+
+
+def _cell(experiment: Experiment) -> float:
+    if experiment.picture_size is None:
+        return GRID
+    return GRID * CAMERA_SIZES[experiment.benchmark][0] / experiment.picture_size[0]
 
 
 def _matrices(folder: Path, output: str, pixels: str, classes: int) -> dict[str, np.ndarray]:
@@ -239,16 +260,19 @@ class Claim:
     command: str = ""
 
 
-def judge(estimate: Estimate, above: float = 0.0) -> str:
-    """Confirmed if the whole interval lies above a bound, refuted if below; undecided if not, or of too few seeds."""
-    if estimate.seeds < FEWEST or np.isnan(estimate.low) or estimate.low <= above <= estimate.high:
+def judge(estimate: Estimate, bound: float = 0.0, below: bool = False) -> str:
+    """Confirmed if the whole interval lies above the bound (or below it), refuted if on its other side.
+
+    Undecided if the interval holds the bound, or is of too few seeds.
+    """
+    if estimate.seeds < FEWEST or np.isnan(estimate.low) or estimate.low <= bound <= estimate.high:
         return "undecided"
-    return "confirmed" if estimate.low > above else "refuted"
+    return "confirmed" if (estimate.high < bound) == below else "refuted"
 
 
 def claims(study: Study) -> list[Claim]:
     """The twelve claims, each with its verdict, number, interval and the command that would add to it."""
-    gain = "mIoU gain in points, paired by seed; bootstrap over pictures and seeds"
+    gain = "mIoU gain in points, paired by seed; interval over pictures (bootstrap) and seeds (Student's t)"
     places = {p: study.difference("ovenet", "hrnet", pixels=p, score=accuracy) for p in ("near", "far")}
     by_seed = study.analyses()
 
@@ -260,19 +284,26 @@ def claims(study: Study) -> list[Claim]:
         _gain("2", "OVeNet on OCR beats HRNet + OCR", "Table 1", gain, study, "ovenet-ocr", "hrnet-ocr"),
         _claim("3", "in most classes", "Tables 2 and 3", "share of gains among the classes that differ, in %; above 50",
                paired_difference(study.pairs("ovenet", "hrnet"), class_iou, share_of_gains), ("ovenet", "hrnet"), study,
-               above=50),
+               bound=50),
         _claim("4", "mainly near boundaries", "Sections 1 and 4",
                f"gain in pixel accuracy within {NEAR} pixels of a boundary ({places['near']}) minus that further away "
                f"({places['far']}), in points",
                _boundary_excess(study), ("ovenet", "hrnet"), study),
         _claim("5", "offsets do not collapse to zero", "Section 3.2",
-               "share of the pixels whose seed is more than half a pixel away, in %; above 50; t interval over seeds",
-               mean(lambda r: 100 * r["moved"]), ("ovenet",), study, above=50),
+               "median length in cells of the network's grid; above a half, up to which a pixel's own cell weighs "
+               "most; t interval over seeds",
+               mean(lambda r: r["length_median"] / r["cell"]), ("ovenet",), study, bound=0.5),
         _claim("6", "offsets point away from the boundary, into the segment", "Section 1",
                "share of the seeds that have the pixel's label and lie deeper in it, minus that in random directions, "
                "in points; t interval over seeds",
                mean(lambda r: 100 * (r["seed_deeper"] - r["random_deeper"])), ("ovenet",), study),
-        _claim("7", "F is high where the seed has the pixel's class, low elsewhere", "Section 3.3",
+        _claim("7a", "F is high where the seed has the pixel's class", "Section 3.3",
+               "mean of F there, in %; above 50; t interval over seeds",
+               mean(lambda r: 100 * r["f_right"]), ("ovenet",), study, bound=50),
+        _claim("7b", "F is low where the seed has another class", "Section 3.3",
+               "mean of F there, in %; below 50, where fusion follows the initial prediction; t interval over seeds",
+               mean(lambda r: 100 * r["f_wrong"]), ("ovenet",), study, bound=50, below=True),
+        _claim("7c", "F tells the one from the other", "Section 3.3",
                "what F explains of the seeds' labels: 1 - Brier score / that of their mean rate, in %; t interval over "
                "seeds",
                mean(lambda r: 100 * (1 - r["brier"] / r["brier_of_rate"])), ("ovenet",), study),
@@ -305,8 +336,8 @@ def causes(study: Study) -> list[Claim]:
 def table(found: Sequence[Claim]) -> pd.DataFrame:
     """One row per claim, as printed."""
     rows = [{"": c.number, "claim": c.claim, "source": c.source, "verdict": c.verdict,
-             "number [interval]": str(c.estimate), "seeds": c.estimate.seeds, "measure": c.measure,
-             "runs": " ".join(c.folders), "command": c.command} for c in found]
+             "number [interval]": str(c.estimate) if c.estimate.seeds else "not run", "seeds": c.estimate.seeds,
+             "measure": c.measure, "runs": " ".join(c.folders), "command": c.command} for c in found]
     return pd.DataFrame(rows)
 
 
@@ -314,7 +345,7 @@ def costs(study: Study) -> pd.DataFrame:
     """What each system costs: parameters, GFLOP, training time and memory, and each as a share of HRNet's.
 
     GFLOP are those of one forward pass of a picture as large as the crop. Hours are those of the clock, whatever else
-    the machine had to do, so that they compare systems only where it had nothing else.
+    the machine had to do, so that they are not compared. Memory is of the runs that noted it.
     """
     rows = {}
     for name in COMPARED:
@@ -328,9 +359,11 @@ def costs(study: Study) -> pd.DataFrame:
             "hours by the clock": np.mean(hours) if hours else np.nan,
             "memory, GiB": np.mean(memory) if memory else np.nan,
             "seeds": len(runs),
+            "of them with memory": len(memory),
         }
     found = pd.DataFrame.from_dict(rows, orient="index")
-    shares = found.drop(columns="seeds") / found.drop(columns="seeds").iloc[0]
+    compared = found[["parameters, million", "GFLOP", "memory, GiB"]]
+    shares = compared / compared.iloc[0]
     return found.join(shares.rename(columns=lambda name: f"{name.split(',')[0]}, of HRNet's"))
 
 
@@ -362,12 +395,14 @@ def _gain(number: str, claim: str, source: str, measure: str, study: Study, one:
 
 
 def _claim(number: str, claim: str, source: str, measure: str, estimate: Estimate, variants: tuple[str, ...],
-           study: Study, above: float = 0.0) -> Claim:
+           study: Study, bound: float = 0.0, below: bool = False) -> Claim:
     """The claim with its verdict, the runs behind it, and the command that would add the next seed of its systems."""
     names = list(dict.fromkeys(variants))
     scored = [study.scored(name) for name in names]
     seeds = sorted(set.intersection(*(set(runs) for runs in scored))) if estimate.seeds else []
     folders = tuple(str(runs[seed].folder) for runs in scored for seed in seeds)
-    seed = min(set(range(100)) - set(seeds))
+    # A second run of a seed would not count: of a system that was not scored, another seed is needed.
+    taken = {seed for name, runs in zip(names, scored, strict=True) for seed in study.runs(name).keys() - runs.keys()}
+    seed = min(set(range(100)) - set(seeds) - taken)
     command = command_for(f"{study.scale}/{names[0]}", seed=seed, beside=",".join(names[1:]))
-    return Claim(number, claim, source, measure, estimate, judge(estimate, above), variants, folders, command)
+    return Claim(number, claim, source, measure, estimate, judge(estimate, bound, below), variants, folders, command)

@@ -309,6 +309,25 @@ def test_a_duplicate_within_a_split_is_a_warning(copy):
     assert finding.severity == "warning" and "000099" in finding.file.name + finding.what
 
 
+def test_a_label_that_was_copied_over_another_is_a_warning(tmp_path):
+    for index, path in enumerate(("train/a.png", "train/b.png", "val/c.png", "val/d.png")):
+        write(tmp_path / path, noise(index, *SIZE, 3))
+        write(tmp_path / path.replace("/", "annot/"), noise(min(index, 2), *SIZE) % 12)  # d has the label of c
+    (finding,) = [f for f in doctor(CAMVID, tmp_path).findings if f.kind == "the same label for two pictures"]
+    assert finding.severity == "warning" and finding.file.name == "d.png" and "c.png" in finding.what
+
+
+def test_pictures_without_labels_of_a_split_that_need_not_be_there_are_a_note(copy):
+    (copy / "leftImg8bit/train_extra/augsburg").mkdir(parents=True)
+    shutil.copy(CITYSCAPES.samples(copy, "train")[0].image,
+                copy / "leftImg8bit/train_extra/augsburg/augsburg_000000_000000_leftImg8bit.png")
+    examination = doctor(CITYSCAPES, copy)
+    examination.raise_if_wrong()
+    (note,) = [f for f in examination.of("note") if f.kind == "pictures without labels"]
+    assert "1 pictures of train_extra" in note.what
+    assert doctor(CITYSCAPES, copy, ["train_extra"]).of("error")
+
+
 def test_all_faults_are_found_in_one_go(copy):
     samples = CITYSCAPES.samples(copy, "train")
     for sample, damage in zip(samples, (cut, cut_label, colour_label, train_ids, no_label), strict=True):
@@ -343,7 +362,8 @@ def test_train_ids_all_over_a_split_are_an_error_of_every_file(copy):
 def test_real_label_ids_are_not_taken_for_train_ids(copy):
     # Of this picture nothing but road, sidewalk and building is labelled: all values are below 19.
     sample = CITYSCAPES.samples(copy, "train")[0]
-    label = np.repeat(np.array([7, 8, 11], np.uint8), [20, 6, 6])[:, None].repeat(SIZE[1], 1)
+    # Nearly half of it is not labelled, as in coarse labels.
+    label = np.repeat(np.array([0, 7, 8, 11], np.uint8), [14, 8, 5, 5])[:, None].repeat(SIZE[1], 1)
     write(sample.label, label)
     write(sample.instances, label.astype(np.uint16))
     assert not doctor(CITYSCAPES, copy).of("error")

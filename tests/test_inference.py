@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from ovenet_core import inference
 from ovenet_core.inference import (
     DEVIATION,
     MEAN,
@@ -249,13 +250,27 @@ def test_the_confident_reference_does_not_overflow():
     assert_same(reference, predict_classes(network, image))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (7, 90), (31, 64)])
+def test_a_picture_of_any_size_has_classes(network, size):
+    """The network itself takes no side below 32 pixels."""
+    looks = Inference((0.5, 1.0, 1.5), flip=True, window=(64, 64), stride=(64, 64))
+    found = predict_classes(network, picture(*size), looks)
+    assert {tuple(ids.shape) for ids in found.values()} == {size}
+
+
 @pytest.mark.parametrize("training", [True, False])
-def test_the_mode_of_the_network_is_kept_also_after_an_error(network, training):
+def test_the_mode_of_the_network_is_kept_also_after_an_error(network, training, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
     network.train(training)
     predict_classes(network, picture(32, 32))
     assert network.training == training
-    with pytest.raises(ValueError, match="enlarge or pad"):
-        predict_classes(network, picture(31, 64))
+    with pytest.raises(ValueError, match="outputs"):
+        predict_classes(network, picture(32, 32), outputs=["S_x"])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(inference, "predict", interrupted)
+        predict_classes(network, picture(32, 32))
     assert network.training == training
     network.eval()
 

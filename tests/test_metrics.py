@@ -66,6 +66,14 @@ def test_integer_types_do_not_matter(prediction_type, label_type):
     assert counts_of(prediction.to(prediction_type), label.to(label_type), 150) == expected
 
 
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32, torch.int64])
+def test_labels_are_left_as_they_are(kind):
+    prediction, label = (t.to(kind) for t in random_case(0, 5, 6, 7))
+    before = prediction.clone(), label.clone()
+    ConfusionMatrix(5).update(prediction, label)
+    assert torch.equal(prediction, before[0]) and torch.equal(label, before[1])
+
+
 @pytest.mark.parametrize("wrong", [3, 255, -1])
 def test_predicted_classes_that_do_not_exist_are_refused(wrong):
     """They would be counted as another class."""

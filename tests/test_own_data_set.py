@@ -48,12 +48,33 @@ def test_splits_by_lists_as_in_the_documentation(own, tmp_path):
     for name in ("a", "b", "c"):
         write(tmp_path / "photos" / f"{name}.jpg", np.zeros((1, 2, 3), np.uint8))
         write(tmp_path / "masks" / f"{name}.png", np.array([[0, 255]], np.uint8))
+    write(tmp_path / "photos" / "without a label.jpg", np.zeros((1, 2, 3), np.uint8))  # and in no list
     (tmp_path / "splits").mkdir()
     (tmp_path / "splits" / "train.txt").write_text("a\nc\n")
     data = benchmarks.benchmark("courtyards")
     samples = data.samples(tmp_path, "train")
     assert [sample.name for sample in samples] == ["a", "c"]
     assert data.read(samples[0])[1].tolist() == [[0, 1]]
+    (tmp_path / "splits" / "val.txt").write_text("b\n")
+    kinds = {finding.kind for finding in examine(data, tmp_path, progress=False).of("error")}
+    assert kinds == {"the same picture in two splits"}  # they are all black here, and no label is missed
+    (tmp_path / "masks" / "c.png").unlink()
+    with pytest.raises(DataError, match=r"c\.jpg: no label"):
+        data.samples(tmp_path, "train")
+    assert "image without label" in {finding.kind for finding in examine(data, tmp_path, progress=False).of("error")}
+
+
+def test_frames_that_are_numbered_anew_in_each_folder(own, tmp_path):
+    data = replace(benchmarks.benchmark("courtyards"), images=("{split}/*/*.jpg",), labels=("masks/{split}/*/*.png",),
+                   splits={"train": ("train",), "val": ("val",)}, lists="")
+    for split, street in (("train", "north"), ("train", "south"), ("val", "west")):
+        write(tmp_path / split / street / "0001.jpg", np.zeros((1, 2, 3), np.uint8))
+        write(tmp_path / "masks" / split / street / "0001.png", np.array([[0, 255]], np.uint8))
+    with pytest.raises(DataError, match=r"of the same name.*joined_names"):
+        data.samples(tmp_path, "train")
+    samples = replace(data, joined_names=True).samples(tmp_path, "train")
+    assert [sample.name for sample in samples] == ["north_0001", "south_0001"]
+    assert [sample.label.parent.name for sample in samples] == ["north", "south"]
 
 
 def alleys(root, *, shares=(1, 2)):
@@ -73,7 +94,8 @@ def test_the_doctor_finds_no_fault_in_a_whole_data_set_of_ones_own(own, tmp_path
 def test_the_doctor_takes_the_folders_of_a_split_together(own, tmp_path):
     for index, name in enumerate(("seq01_1", "seq02_1", "seq03_1")):
         write(tmp_path / "images" / f"{name}.png", np.full((8, 9, 3), 40 * index, np.uint8))
-        write(tmp_path / "masks" / f"{name}.png", np.tile(np.array([[0], [255]], np.uint8), (4, 9)))
+        rows = np.where(np.arange(8) < 3 + index, 0, 255).astype(np.uint8)
+        write(tmp_path / "masks" / f"{name}.png", np.tile(rows[:, None], 9))
     data = replace(own["COURTYARDS"], images=("images/{split}_*.png",), labels=("masks/{split}_*.png",),
                    splits={"train": ("seq01", "seq02"), "val": ("seq03",)}, lists="")
     examination = examine(data, tmp_path, progress=False)

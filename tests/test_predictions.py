@@ -125,11 +125,6 @@ def test_two_pictures_of_one_name_are_refused(network, samples, tmp_path):
         split(network, [*samples, samples[0]], tmp_path)
 
 
-def test_a_picture_that_is_too_small_is_named(network, samples, tmp_path):
-    with pytest.raises(DataError, match=samples[0].image.name):
-        split(network, samples, tmp_path, picture_size=(16, 32))
-
-
 def killable() -> nn.Module:
     torch.manual_seed(0)
     return build(width=8, blocks=1).eval()

@@ -134,8 +134,11 @@ def test_verdicts(estimate, verdict):
 
 
 def test_a_bound_other_than_zero():
-    assert judge(Estimate(60, 55, 65, 3), above=50) == "confirmed"
-    assert judge(Estimate(40, 35, 45, 3), above=50) == "refuted"
+    assert judge(Estimate(60, 55, 65, 3), 50) == "confirmed"
+    assert judge(Estimate(40, 35, 45, 3), 50) == "refuted"
+    assert judge(Estimate(40, 35, 45, 3), 50, below=True) == "confirmed"
+    assert judge(Estimate(60, 55, 65, 3), 50, below=True) == "refuted"
+    assert judge(Estimate(50, 45, 55, 3), 50, below=True) == "undecided"
 
 
 # -- Runs
@@ -155,6 +158,11 @@ def write_scored(folder: Path, name: str, seed: int, right: float, random: np.ra
     return folder
 
 
+# Bins of F: of 90 seeds with the pixel's label F is 0.8 on average (30 x 0.6 and 60 x 0.9), of the 110 others 0.75.
+BINS = [{"pixels": 0, "confidence": None, "rate": None}, {"pixels": 80, "confidence": 0.6, "rate": 0.375},
+        {"pixels": 120, "confidence": 0.9, "rate": 0.5}]
+
+
 @pytest.fixture
 def study(tmp_path) -> Study:
     """Three seeds in which OVeNet is better by much, with nothing gained by fusion."""
@@ -162,21 +170,24 @@ def study(tmp_path) -> Study:
     for seed in range(3):
         write_scored(tmp_path / f"h{seed}", "scenes/hrnet", seed, 0.7, random)
         ovenet = write_scored(tmp_path / f"o{seed}", "scenes/ovenet", seed, 0.8, random)
-        row = {"condition": "all", "by": "all", "moved": 0.9, "seed_deeper": 0.3 + seed / 100, "random_deeper": 0.1,
-               "brier": 0.03, "brier_of_rate": 0.02 + seed / 1000}
-        (ovenet / "offset_analysis.json").write_text(json.dumps({"split": "val", "offset_analysis": {"table": [row]}}))
+        row = {"condition": "all", "by": "all", "length_median": 3 + seed / 10, "seed_deeper": 0.3 + seed / 100,
+               "random_deeper": 0.1, "brier": 0.03, "brier_of_rate": 0.02 + seed / 1000}
+        analysis = {"split": "val", "offset_analysis": {"table": [row], "reliability": BINS}}
+        (ovenet / "offset_analysis.json").write_text(json.dumps(analysis))
     return Study("scenes", collect(*find_runs(tmp_path)))
 
 
 def test_verdicts_follow_from_the_runs(study):
     found = {claim.number: claim for claim in claims(study)}
-    assert len({number.rstrip("ab") for number in found}) == 12
+    assert len({number.rstrip("abc") for number in found}) == 12
     assert found["1"].verdict == "confirmed" and found["1"].estimate.seeds == 3 and found["1"].estimate.value > 5
     assert found["3"].verdict == "confirmed" and found["3"].estimate.value == 100
     assert found["4"].verdict == "undecided"  # as much near boundaries as elsewhere
-    assert found["5"].verdict == "confirmed" and found["5"].estimate.value == pytest.approx(90)
+    assert found["5"].verdict == "confirmed" and found["5"].estimate.value == pytest.approx(3.1 / 4)
     assert found["6"].verdict == "confirmed" and found["6"].estimate.value == pytest.approx(21)
-    assert found["7"].verdict == "refuted"
+    assert found["7a"].verdict == "confirmed" and found["7a"].estimate.value == pytest.approx(80)
+    assert found["7b"].verdict == "refuted" and found["7b"].estimate.value == pytest.approx(8400 / 110)
+    assert found["7c"].verdict == "refuted"
     assert all(found[n].verdict == "undecided" and found[n].estimate.seeds == 0 for n in ("2", "8", "9a", "10", "12"))
 
 
@@ -185,6 +196,12 @@ def test_each_claim_has_a_command_that_adds_a_seed_that_is_not_there(study):
     assert "'variants=[ovenet,hrnet]' seeds=3 scores=True" in commands["1"]
     assert "'variants=[ovenet,ovenet-tau-1]' seeds=0 scores=True" in commands["9b"]
     assert "variants=ovenet seeds=3" in commands["5"]
+
+
+def test_a_seed_that_counts_and_has_no_scores_of_pictures_is_not_asked_for_again(study, tmp_path):
+    (tmp_path / "h1/pictures.csv.gz").unlink()
+    commands = {claim.number: claim.command for claim in claims(study)}
+    assert "'variants=[ovenet,hrnet]' seeds=3 scores=True" in commands["1"]
 
 
 def test_each_claim_names_the_runs_that_it_is_made_of(study, tmp_path):

@@ -37,7 +37,9 @@ def test_from_nothing_to_tables_figures_and_claims(tmp_path):
     assert list((report / "figures").glob("*.png")) and list((report / "figures").glob("*.pdf"))
 
 
-def test_what_fails_does_not_stop_the_rest_and_is_told_at_the_end(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("variants", "overrides"), [([], {"epochs": 1}),
+                                                     (["--variants", "hrnet", "ovenet"], {"tau": 0.3})])
+def test_what_fails_does_not_stop_the_rest_and_is_told_at_the_end(tmp_path, monkeypatch, variants, overrides):
     called = []
 
     def run(command, **options):
@@ -45,11 +47,14 @@ def test_what_fails_does_not_stop_the_rest_and_is_told_at_the_end(tmp_path, monk
         return subprocess.CompletedProcess(command, 1 if "snakemake" in command else 0)
 
     monkeypatch.setattr(subprocess, "run", run)
-    monkeypatch.setattr(sys, "argv", ["study.py", "toy", "--root", str(tmp_path), "--set", "overrides={epochs: 1}"])
+    settings = ["--root", str(tmp_path), "--set", f"overrides={json.dumps(overrides)}"]
+    monkeypatch.setattr(sys, "argv", ["study.py", "toy", *settings, *variants])
     with pytest.raises(SystemExit) as error:
         runpy.run_path(str(ROOT / "workflow/study.py"), run_name="__main__")
     assert "not all of it succeeded" in str(error.value)
     assert [command[2] for command in called] == ["snakemake", "snakemake", "papermill", "papermill", "papermill"]
+    seeds = [next(part for part in command if part.startswith("seeds=")) for command in called[:2]]
+    assert seeds == ["seeds=[0]", "seeds=[1,2]"]  # the first of all variants, also where these are the two systems
     (figures,) = (command for command in called if any("07_figures" in part for part in command))
-    folders = [Cell("scenes-short", variant, 0, {"epochs": 1}, tmp_path).folder for variant in ("hrnet", "ovenet")]
+    folders = [Cell("scenes-short", variant, 0, overrides, tmp_path).folder for variant in ("hrnet", "ovenet")]
     assert all(str(folder) in figures[-1] for folder in folders)

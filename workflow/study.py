@@ -45,11 +45,13 @@ def main() -> None:
     options = parser.parse_args()
     scale, root = NAMES.get(options.scale, options.scale), Path(options.root).absolute()
     more = [*options.set, *([f"data_root={options.data_root}"] if options.data_root else [])]
-    grids = {",".join(options.variants): "0"}
+    given = yaml.safe_load("\n".join(setting.replace("=", ": ", 1) for setting in options.set)) or {}
+    overrides = Grid.from_config({"scale": scale, "variants": options.variants} | given).overrides
+    grids = [(",".join(options.variants), "0")]
     if options.seeds > 1:
-        grids[",".join(FIRST)] = ",".join(map(str, range(1, options.seeds)))
+        grids.append((",".join(FIRST), ",".join(map(str, range(1, options.seeds)))))
     done = []  # what fails does not stop the rest
-    for variants, seeds in grids.items():
+    for variants, seeds in grids:
         settings = [f"scale={scale}", f"variants=[{variants}]", f"seeds=[{seeds}]", "scores=True", f"root={root}"]
         settings += more
         done.append(run("snakemake", "--cores", str(options.cores), "--config", *settings))
@@ -57,8 +59,6 @@ def main() -> None:
     runs, folder = [str(root / scale)], root / scale / "report"
     folder.mkdir(parents=True, exist_ok=True)
     done.append(show("06_tables", folder, roots=runs, scales=[scale], output_folder=str(folder / "tables")))
-    settings = yaml.safe_load("\n".join(setting.replace("=", ": ", 1) for setting in options.set)) or {}
-    overrides = Grid.from_config(settings).overrides
     baseline, ovenet = (Cell(scale, variant, 0, overrides, root) for variant in FIRST)
     compared = {"baseline_run": str(baseline.folder), "ovenet_run": str(ovenet.folder)}
     done.append(show("07_figures", folder, **data, **compared, output_folder=str(folder / "figures")))
