@@ -6,6 +6,7 @@ A cell is done if its folder holds a valid `result.json`, and by nothing else. `
 import difflib
 import itertools
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a grid's keys: 
     "scores": ("true or false", lambda v: type(v) is bool),
 } | {name: (f"of type {kind.__name__}", lambda v, kind=kind: type(v) is kind) for name, kind in OPTIONS.items()}
 PREDICTIONS = ("S_i", "S_s", "S_f")
+ORIGINS = ("data_fingerprint", "commit")  # in which cells of one table may differ
 SCORING = {"04_evaluation": "pictures.csv.gz", "08_offset_analysis": "offset_analysis.json"}  # what each leaves, last
 
 
@@ -91,9 +93,15 @@ class Cell:
         return "failed" if (self.folder / "log.txt").exists() else "missing"
 
     def set_aside(self) -> Path | None:
-        """Rename a result.json that is not valid, so that the cell can run; return its new path."""
+        """Rename a result.json that is not valid, so that the cell can run; return its new path.
+
+        Predictions of a network that is to be trained anew go: those of another would be refused beside them.
+        """
         path = self.folder / "result.json"
-        if not path.exists() or self.result():
+        if self.result():
+            return None
+        shutil.rmtree(self.folder / "predictions", ignore_errors=True)
+        if not path.exists():
             return None
         names = ["result.json.invalid", *(f"result.json.invalid-{i}" for i in range(2, 1000))]
         aside = next(self.folder / name for name in names if not (self.folder / name).exists())
@@ -185,14 +193,15 @@ def state_table(cells: Iterable[Cell]) -> pd.DataFrame:
 def scores(cells: Iterable[Cell]) -> pd.DataFrame:
     """One row per cell with a valid result: variant, seed, mIoU in % of S_i, S_s, S_f and of the network's answer.
 
-    The answer is S_f, of a baseline S_i, which has nothing else.
+    The answer is S_f, of a baseline S_i, which has nothing else. Beside it the fingerprint of the data and the commit.
     """
     rows = []
     for cell in cells:
         if result := cell.result():
             miou = {name: 100 * score["miou"] for name, score in result["metrics"].items()}
-            rows.append({"variant": cell.variant, "seed": cell.seed} | miou | {"answer": miou.get("S_f", miou["S_i"])})
-    return pd.DataFrame(rows, columns=["variant", "seed", *PREDICTIONS, "answer"])
+            rows.append({"variant": cell.variant, "seed": cell.seed} | miou | {"answer": miou.get("S_f", miou["S_i"])}
+                        | {origin: result[origin] for origin in ORIGINS})
+    return pd.DataFrame(rows, columns=["variant", "seed", *PREDICTIONS, "answer", *ORIGINS])
 
 
 def gather(cells: Iterable[Cell]) -> pd.DataFrame:

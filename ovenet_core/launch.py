@@ -46,12 +46,17 @@ def given_overrides(overrides: Any, namespace: Mapping[str, Any]) -> dict[str, A
         namespace: the notebook's `globals()`; its annotated variables are its parameters.
 
     Raises:
-        ValueError: a name that is neither a parameter nor a field, with the nearest of these; no mapping.
+        ValueError: a name that is neither a parameter nor a field, with the nearest of these; no mapping; a parameter
+            of another type than the notebook has for it.
     """
     found = yaml.safe_load(overrides) if isinstance(overrides, str) else overrides
     if not isinstance(found or {}, Mapping):
         raise ValueError(f"overrides is {overrides!r}; expected fields of an experiment, such as {{epochs: 2}}")
     parameters = namespace["__annotations__"]
+    for name, kind in parameters.items():
+        value, exact = namespace[name], not (kind is float and type(namespace[name]) is int)
+        if name != "overrides" and exact and type(value) is not kind:
+            raise ValueError(f"{name} is {value!r}; expected {kind.__name__}")
     names = [name for name in namespace if not name.startswith("_")]
     names = names[max(names.index(name) for name in parameters) + 1 :]
     # What the notebook defines later, seen if a cell is run again, comes behind the first value that is not plain.

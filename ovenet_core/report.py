@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ovenet_core import experiments
 from ovenet_core.collection import Collection, Run, collect, find_runs
 from ovenet_core.experiments import VARIANTS
 from ovenet_core.runs import write_atomically
@@ -128,10 +129,13 @@ def with_section(text: str, section: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--roots", nargs="+", default=["results"], help="folders with runs, such as results runs/grid")
+    parser.add_argument("--scales", nargs="+", default=SCALES, choices=list(experiments.SCALES), metavar="SCALE",
+                        help="of which tables and claims are made beside the paper's, such as cityscapes acdc ade20k; "
+                             "the README's section needs camvid-half among them")
     parser.add_argument("--tables", default="results/tables", help="where the tables go")
     parser.add_argument("--readme", default="README.md", help="whose section of results is written anew; '' for none")
     options = parser.parse_args()
-    report = Report(options.roots)
+    report = Report(options.roots, options.scales)
     print(f"{len(report.write(options.tables))} files in {options.tables}")
     if options.readme:
         path = Path(options.readme)

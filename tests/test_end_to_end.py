@@ -51,6 +51,11 @@ def test_prepare_train_evaluate_and_pack(name, tmp_path):
     assert (tmp_path / "predictions.zip").exists()
 
 
+def test_preparation_says_what_is_wrong_with_a_folder_without_pictures(tmp_path):
+    with pytest.raises(PapermillExecutionError, match=r"errors, expected none(.|\n)*no pictures of train"):
+        papermill(tmp_path, {"01_data_preparation": {"data_set": "cityscapes", "data_root": str(tmp_path)}})
+
+
 def test_preparation_fails_where_training_would_be_wrong(tmp_path):
     """One label is gone: papermill ends with an error that names the picture."""
     root = write_scenes(tmp_path / "data", split_sizes={"train": 3, "val": 2}, size=(64, 96), progress=False)

@@ -110,9 +110,21 @@ def test_what_is_no_result_at_all_is_not_done(tmp_path, text):
     assert cell.state() != "done"
 
 
-def test_a_valid_result_stays_where_it_is(tmp_path):
+def test_a_valid_result_stays_where_it_is_with_its_predictions(tmp_path):
     path = write_result(cell_of(tmp_path))
-    assert cell_of(tmp_path).set_aside() is None and path.exists()
+    (path.parent / "predictions").mkdir()
+    assert cell_of(tmp_path).set_aside() is None and path.exists() and (path.parent / "predictions").exists()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_predictions_of_a_network_that_is_to_be_trained_anew_go(tmp_path, there):
+    cell = cell_of(tmp_path)
+    write_result(cell, whole=False)
+    (cell.folder / "predictions").mkdir()
+    if not there:
+        (cell.folder / "result.json").unlink()
+    cell.set_aside()
+    assert not (cell.folder / "predictions").exists()
 
 
 # -- Folders and cells

@@ -50,6 +50,9 @@ from pathlib import Path
 experiment: str = "scenes/ovenet"
 overrides: dict = {}
 initial_run: str = ""
+seed: int = 0
+processes: int = 1
+data_root: str = ""
 """
 
 
@@ -91,6 +94,10 @@ def test_fields_are_given_to_a_notebook_together_or_by_name(given, expected):
         ("xyz = 1", "expected one of experiment, overrides"),
         ("overrides = 'epochs'", "expected fields of an experiment, such as {epochs: 2}"),
         ("overrides = [1]", "expected fields of an experiment"),
+        ("seed = 1.5", "seed is 1.5; expected int"),
+        ("seed = True", "seed is True; expected int"),
+        ("processes = 'two'", "processes is 'two'; expected int"),
+        ("data_root = 5", "data_root is 5; expected str"),
     ],
 )
 def test_what_a_notebook_does_not_know_is_refused(given, named):
