@@ -327,6 +327,7 @@ def causes(study: Study) -> list[Claim]:
         "of joint training": ("S_i of OVeNet minus HRNet", ("ovenet", "hrnet"), ("S_i", "S_i")),
         "of the loss's weight": ("HRNet with twice the loss minus HRNet", ("hrnet-loss-2", "hrnet"), ("", "")),
         "of parameters alone": ("HRNet as large as OVeNet minus HRNet", ("hrnet-wide", "hrnet"), ("", "")),
+        "over twice the loss": ("OVeNet minus HRNet with twice the loss", ("ovenet", "hrnet-loss-2"), ("", "")),
         "over as many parameters": ("OVeNet minus HRNet as large as it", ("ovenet", "hrnet-wide"), ("", "")),
     }
     return [_claim("", name, "ours", f"mIoU in points: {what}", study.difference(*variants, outputs), variants, study)
