@@ -1,4 +1,4 @@
-"""Grids: variants x seeds at one scale. Each cell is one run of notebook 02 in a folder of its own.
+"""Grids: scales x variants x seeds. Each cell is one run of notebook 02 in a folder of its own.
 
 A cell is done if its folder holds a valid `result.json`, and by nothing else. `workflow/Snakefile` runs the others.
 """
@@ -23,7 +23,8 @@ GRIDS: dict[str, tuple[str, ...]] = {"table-5": TABLE_5, "systems": SYSTEMS, "st
 OPTIONS: dict[str, type] = dict.fromkeys(("data_root", "weights_root", "cache_folder", "device"), str)
 OPTIONS |= {"workers": int, "show_pictures": bool}  # parameters of notebook 02 that do not change the outcome
 EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a grid's keys: in words, and as a test
-    "scale": (f"one of {', '.join(SCALES)}", lambda v: v in list(SCALES)),
+    "scale": (f"one of {', '.join(SCALES)}, or a list of some of them",
+              lambda v: isinstance(v, list) and len(v) > 0 and all(n in list(SCALES) for n in v)),
     "variants": (f"one of {', '.join(GRIDS)}, or a list of some of {', '.join(VARIANTS)}",
                  lambda v: isinstance(v, list | tuple) and len(v) > 0 and all(n in list(VARIANTS) for n in v)),
     "seeds": ("a list of whole numbers from 0 on",
@@ -33,6 +34,8 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a grid's keys: 
     "root": ("a folder", lambda v: isinstance(v, str) and v != ""),
     "scores": ("true or false", lambda v: type(v) is bool),
 } | {name: (f"of type {kind.__name__}", lambda v, kind=kind: type(v) is kind) for name, kind in OPTIONS.items()}
+EXPECTED["data_root"] = ("a folder, or where there are several scales a mapping of each to its folder",
+                         lambda v: isinstance(v, str) or (isinstance(v, dict) and {*map(type, v.values())} == {str}))
 PREDICTIONS = ("S_i", "S_s", "S_f")
 ORIGINS = ("data_fingerprint", "commit")  # in which cells of one table may differ
 SCORING = {"04_evaluation": "pictures.csv.gz", "08_offset_analysis": "offset_analysis.json"}  # what each leaves, last
@@ -127,9 +130,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """Variants x seeds at one scale, with fields of all their experiments changed."""
+    """Scales x variants x seeds, with fields of all their experiments changed."""
 
-    scale: str = "scenes"
+    scale: tuple[str, ...] = ("scenes",)
     variants: tuple[str, ...] = TABLE_5
     seeds: tuple[int, ...] = (0,)
     overrides: dict[str, Any] = field(default_factory=dict)
@@ -155,13 +158,18 @@ class Grid:
         values = _checked(stored, where) | _checked(given, "the configuration")
         options = {key: values.pop(key) for key in OPTIONS if key in values}
         grid = cls(**values, options=options)
-        try:
-            specs = {variant: preset(f"{grid.scale}/{variant}", **grid.overrides) for variant in grid.variants}
-        except ValueError as error:
-            raise GridError(f"{where}: overrides: {error}") from error
-        for a, b in itertools.combinations(specs, 2):
-            if specs[a] == specs[b]:
-                raise GridError(f"{where}: overrides make {a} and {b} the same experiment; leave one of them out")
+        for scale in grid.scale:
+            try:
+                specs = {variant: preset(f"{scale}/{variant}", **grid.overrides) for variant in grid.variants}
+            except ValueError as error:
+                raise GridError(f"{where}: overrides: {error}") from error
+            for a, b in itertools.combinations(specs, 2):
+                if specs[a] == specs[b]:
+                    raise GridError(f"{where}: overrides make {a} and {b} the same experiment; leave one of them out")
+        roots = options.get("data_root", "")
+        if set(roots) - set(grid.scale) if isinstance(roots, dict) else roots and len(grid.scale) > 1:
+            raise GridError(f"{where}: data_root is {roots!r} and scale is {[*grid.scale]}; expected "
+                            f"{EXPECTED['data_root'][0]}")
         return grid
 
     @classmethod
@@ -171,43 +179,48 @@ class Grid:
 
     def to_yaml(self) -> str:
         """The whole grid as a file that `from_yaml` reads."""
-        values = {"scale": self.scale, "variants": [*self.variants], "seeds": [*self.seeds]}
+        values = {"scale": [*self.scale], "variants": [*self.variants], "seeds": [*self.seeds]}
         values |= {"overrides": self.overrides, "root": str(self.root), "scores": self.scores}
         return yaml.safe_dump(values | self.options, sort_keys=False)
 
     def cells(self) -> list[Cell]:
         """The cells in the order of the grid, each after the one that it needs, which is added if need be."""
         cells: dict[str, Cell] = {}
-        for seed in self.seeds:
-            for variant in self.variants:
-                cell = Cell(self.scale, variant, seed, self.overrides, self.root)
-                cells |= {c.key: c for c in (cell.needs, cell) if c and c.key not in cells}
+        for scale, seed, variant in itertools.product(self.scale, self.seeds, self.variants):
+            cell = Cell(scale, variant, seed, self.overrides, self.root)
+            cells |= {c.key: c for c in (cell.needs, cell) if c and c.key not in cells}
         return list(cells.values())
+
+    def options_of(self, cell: Cell) -> dict[str, Any]:
+        """The other parameters of notebook 02 for a cell: of several folders of data, that of its scale."""
+        roots = self.options.get("data_root", "")
+        return self.options | {"data_root": roots.get(cell.scale, "") if isinstance(roots, dict) else roots}
 
 
 def state_table(cells: Iterable[Cell]) -> pd.DataFrame:
-    """One row per cell: variant, seed, state."""
-    return pd.DataFrame([(c.variant, c.seed, c.state()) for c in cells], columns=["variant", "seed", "state"])
+    """One row per cell: scale, variant, seed, state."""
+    columns = ["scale", "variant", "seed", "state"]
+    return pd.DataFrame([(c.scale, c.variant, c.seed, c.state()) for c in cells], columns=columns)
 
 
 def scores(cells: Iterable[Cell]) -> pd.DataFrame:
-    """One row per cell with a valid result: variant, seed, mIoU in % of S_i, S_s, S_f and of the network's answer.
+    """One row per cell with a valid result: scale, variant, seed, and mIoU in % of S_i, S_s, S_f and of the answer.
 
-    The answer is S_f, of a baseline S_i, which has nothing else. Beside it the fingerprint of the data and the commit.
+    The network's answer is S_f, of a baseline S_i. Beside them the fingerprint of the data and the commit.
     """
     rows = []
     for cell in cells:
         if result := cell.result():
             miou = {name: 100 * score["miou"] for name, score in result["metrics"].items()}
-            rows.append({"variant": cell.variant, "seed": cell.seed} | miou | {"answer": miou.get("S_f", miou["S_i"])}
-                        | {origin: result[origin] for origin in ORIGINS})
-    return pd.DataFrame(rows, columns=["variant", "seed", *PREDICTIONS, "answer", *ORIGINS])
+            rows.append({"scale": cell.scale, "variant": cell.variant, "seed": cell.seed} | miou
+                        | {"answer": miou.get("S_f", miou["S_i"])} | {origin: result[origin] for origin in ORIGINS})
+    return pd.DataFrame(rows, columns=["scale", "variant", "seed", *PREDICTIONS, "answer", *ORIGINS])
 
 
 def gather(cells: Iterable[Cell]) -> pd.DataFrame:
-    """One row per variant: mean and standard deviation (`sd`, n - 1) over the seeds of `scores`, and their number."""
+    """One row per scale and variant: mean and standard deviation (`sd`, n - 1) of `scores`, and the number of seeds."""
     found = scores(cells)
-    groups = found.astype(dict.fromkeys([*PREDICTIONS, "answer"], float)).groupby("variant", sort=False)
+    groups = found.astype(dict.fromkeys([*PREDICTIONS, "answer"], float)).groupby(["scale", "variant"], sort=False)
     columns = {}
     for name in (*PREDICTIONS, "answer"):
         columns |= {name: groups[name].mean(), f"{name} sd": groups[name].std()}  # std divides by n - 1
@@ -250,6 +263,8 @@ def _checked(values: dict[str, Any], where: str) -> dict[str, Any]:
             raise GridError(f"{where}: no key {key!r}{_near(key, EXPECTED)}; expected {', '.join(EXPECTED)}")
         if key == "variants" and isinstance(value, str):
             value = GRIDS.get(value, [value])
+        if key == "scale" and isinstance(value, str):
+            value = [value]
         if key == "seeds" and type(value) is int:
             value = [value]
         expected, right = EXPECTED[key]
@@ -257,7 +272,7 @@ def _checked(values: dict[str, Any], where: str) -> dict[str, Any]:
             names = {"scale": list(SCALES), "variants": list(VARIANTS) + list(GRIDS)}.get(key, [])
             hints = [_near(v, names) for v in (value if isinstance(value, list) else [value]) if v not in names]
             raise GridError(f"{where}: {key} is {value!r}{''.join(hints)}; expected {expected}")
-        checked[key] = {"variants": tuple, "seeds": tuple, "root": Path}.get(key, type(value))(value)
+        checked[key] = {"scale": tuple, "variants": tuple, "seeds": tuple, "root": Path}.get(key, type(value))(value)
     return checked
 
 

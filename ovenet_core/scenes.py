@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import cv2
 import numpy as np
@@ -197,6 +198,15 @@ def _draw(root: Path, layout: _Layout, plan: Plan, size: tuple[int, int], seed: 
             _write_picture(root / file, array)
 
 
+def _settings_of(marker: Path, version: int) -> dict[str, Any]:
+    """What a whole set was drawn with, as write_scenes takes it; nothing if there is none of this version."""
+    try:
+        settings = json.loads(marker.read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return settings | {"size": tuple(settings["size"])} if settings.pop("version") == version else {}
+
+
 def _write_picture(path: Path, array: np.ndarray):
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if array.ndim == 3 else array):
@@ -208,8 +218,9 @@ def open_data(name: str, data_root: str | Path = "", places: Sequence[str | Path
 
     Args:
         name: of a benchmark; or scenes/cityscapes, scenes/acdc or scenes/ade20k, to draw scenes in its format.
-        data_root: the folder with the pictures, or for the scenes. If empty, it is looked for in `places` under the
-            benchmark's name, and scenes go to scenes/cityscapes (or acdc, ade20k) in the first of the places.
+        data_root: the folder with the pictures, or for the scenes, where a set of any size that was drawn before is
+            taken as it is. If empty, it is looked for in `places` under the benchmark's name, and scenes go to
+            scenes/cityscapes (or acdc, ade20k) in the first of the places.
 
     Raises:
         DataError: no such benchmark, or no such folder.
@@ -219,7 +230,8 @@ def open_data(name: str, data_root: str | Path = "", places: Sequence[str | Path
         if not data_root and not places:
             raise DataError(f"{name}: no folder to draw them into; give data_root")
         root = Path(data_root) if data_root else Path(places[0]) / name
-        return benchmarks.BENCHMARKS[drawn[name]], write_scenes(root, drawn[name])
+        settings = _settings_of(root / _LAYOUTS[drawn[name]].marker, _LAYOUTS[drawn[name]].version)
+        return benchmarks.BENCHMARKS[drawn[name]], write_scenes(root, drawn[name], **settings)
     if name not in benchmarks.BENCHMARKS:
         names = [*drawn, *benchmarks.BENCHMARKS]
         nearest = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0)[0]

@@ -48,7 +48,8 @@ def network():
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Kernels that papermill starts are forked from a process that has imported what is large; nbval starts its own."""
+    """Kernels start in a second: all processes of this run take theirs from one that has imported what is large."""
+    config.option.nbval_current_env, config.option.nbval_kernel_name = False, "python3"
     if not hasattr(config, "workerinput"):  # not one of several processes, but the one that starts them
         folder = tempfile.TemporaryDirectory(prefix="kernels")
         kernels = forked_kernels.install(Path(folder.name))

@@ -167,17 +167,29 @@ def test_named_grids_hold_the_variants_of_the_paper_and_of_the_study():
 def test_a_file_holds_a_grid_and_the_configuration_goes_before_it(tmp_path):
     path = tmp_path / "grid.yaml"
     path.write_text("scale: acdc\nvariants: table-5\nseeds: [0, 1]\noverrides: {epochs: 3}\nworkers: 2\n")
-    assert Grid.from_yaml(path) == Grid("acdc", TABLE_5, (0, 1), {"epochs": 3}, options={"workers": 2})
+    assert Grid.from_yaml(path) == Grid(("acdc",), TABLE_5, (0, 1), {"epochs": 3}, options={"workers": 2})
     words = {"seeds": ["4"], "overrides": {"kappa": "0.3", "crop": ["64", "128"], "initial_weights": ""}, "workers": 0}
     grid = Grid.from_config({"grid": str(path), **words})  # as snakemake hands on what --config says
-    assert (grid.scale, grid.seeds, grid.options) == ("acdc", (4,), {"workers": 0})
+    assert (grid.scale, grid.seeds, grid.options) == (("acdc",), (4,), {"workers": 0})
     assert grid.overrides == {"kappa": 0.3, "crop": [64, 128], "initial_weights": ""}
 
 
 def test_a_grid_as_a_file_is_the_same_grid(tmp_path):
-    grid = Grid("acdc", TABLE_5, (0, 1), {"epochs": 3, "crop": [64, 128]}, Path("x"), True, {"workers": 2})
+    grid = Grid(("acdc",), TABLE_5, (0, 1), {"epochs": 3, "crop": [64, 128]}, Path("x"), True, {"workers": 2})
     (tmp_path / "grid.yaml").write_text(grid.to_yaml())
     assert Grid.from_yaml(tmp_path / "grid.yaml") == grid
+
+
+def test_one_grid_holds_several_scales_each_with_its_data(tmp_path):
+    given = {"scale": ["cityscapes", "acdc"], "variants": ["hrnet", "ovenet-frozen"], "root": str(tmp_path)}
+    grid = Grid.from_config(given | {"data_root": {"acdc": "/data/acdc"}, "workers": 2})
+    assert [cell.folder.relative_to(tmp_path).parts[0] for cell in grid.cells()] == ["cityscapes"] * 2 + ["acdc"] * 2
+    assert [cell.needs.scale for cell in grid.cells() if cell.needs] == ["cityscapes", "acdc"]
+    given = [grid.options_of(cell) for cell in grid.cells()]
+    assert given == [{"data_root": "", "workers": 2}] * 2 + [{"data_root": "/data/acdc", "workers": 2}] * 2
+    for cell in grid.cells():
+        write_result(cell)
+    assert list(gather(grid.cells()).index) == [(cell.scale, cell.variant) for cell in grid.cells()]
 
 
 def test_the_example_is_a_grid():
@@ -191,13 +203,17 @@ def test_the_example_is_a_grid():
         ("variants: [ovenet-tau1]", "variants is ['ovenet-tau1'] (did you mean 'ovenet-tau-1'?)"),
         ("variants: tabel-5", "(did you mean 'table-5'?)"),
         ("variants: []", "variants is []"),
-        ("scale: scene", "scale is 'scene' (did you mean 'scenes'?)"),
+        ("scale: scene", "scale is ['scene'] (did you mean 'scenes'?)"),
         ("seeds: [0, one]", "expected a list of whole numbers"),
         ("overrides: {epoch: 1}", "overrides: an experiment has no field 'epoch'; did you mean 'epochs'?"),
         ("overrides: {epochs: one}", "overrides: epochs is 'one'; expected int"),
         ("overrides: [1]", "overrides is [1]; expected a mapping"),
         ("overrides: {initial_run: scenes/hrnet}", "initial_run is the variant's"),
         ("overrides: {tau: 0.2}", "ovenet and ovenet-tau-1 the same experiment"),
+        ("scale: [scenes, scene]", "(did you mean 'scenes'?)"),
+        ("scale: [acdc, scenes]\ndata_root: /data", "data_root is '/data' and scale is ['acdc', 'scenes']; expected"),
+        ("scale: acdc\ndata_root: {adcd: /data}", "data_root is {'adcd': '/data'} and scale is ['acdc']"),
+        ("scale: acdc\ndata_root: {acdc: 3}", "data_root is {'acdc': 3}; expected a folder"),
         ("workers: many", "workers is 'many'; expected of type int"),
         ("- 1", "expected `key: value` lines"),
         ("scale: [", "is not YAML"),
@@ -227,7 +243,7 @@ def test_table_has_mean_standard_deviation_and_number_of_seeds(tmp_path):
         metrics = {name: {"miou": miou[name][cell.seed]} for name in names}
         if cell.variant != "ovenet-tau-1" or cell.seed == 1:  # of which one seed alone is done
             write_result(cell, metrics=metrics)
-    table = gather(grid.cells())
+    table = gather(grid.cells()).loc["scenes"]
     assert list(table.index) == ["hrnet", "ovenet", "ovenet-tau-1"] and list(table["seeds"]) == [3, 3, 1]
     # By hand: deviations -12, -2, 14 of 42 and 62; sqrt((144 + 4 + 196) / 2).
     assert table.loc["ovenet", ["S_i", "S_s", "S_f", "answer"]].tolist() == pytest.approx([42, 40, 62, 62])
@@ -246,7 +262,7 @@ def test_damaged_results_do_not_count(tmp_path):
     cells = Grid(variants=("ovenet",), seeds=(0, 1), root=tmp_path).cells()
     write_result(cells[0])
     write_result(cells[1], whole=False)
-    assert gather(cells).loc["ovenet", "seeds"] == 1
+    assert gather(cells).loc[("scenes", "ovenet"), "seeds"] == 1
 
 
 # -- Snakemake
@@ -278,6 +294,15 @@ def test_the_cells_of_a_grid_are_what_a_cluster_would_be_given(tmp_path, profile
     process = snakemake(tmp_path, "--dry-run", "--profile", str(ROOT / "workflow/profiles" / profile), *config)
     assert process.returncode == 0, process.stdout + process.stderr
     assert trained(process, cells) == cells[1:]
+
+
+def test_one_command_is_the_table_of_all_three_benchmarks(tmp_path):
+    benchmarks = ["cityscapes", "acdc", "ade20k"]
+    command = ["--dry-run", "--config", "grid=table-5", f"scale={benchmarks}", "seeds=[0, 1]", f"root={tmp_path}"]
+    process = snakemake(tmp_path, *command, "data_root={acdc: /data/acdc}")
+    cells = Grid(tuple(benchmarks), TABLE_5, (0, 1), root=tmp_path).cells()
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert trained(process, cells) == cells and len(cells) == 3 * 7 * 2
 
 
 def test_scores_are_asked_for_of_cells_that_have_none(tmp_path):

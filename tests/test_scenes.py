@@ -207,6 +207,14 @@ def test_other_settings_replace_the_set(name, tmp_path):
 
 
 @FORMATS
+def test_a_set_of_any_size_is_opened_as_it_is_and_completed_with_its_own_settings(name, tmp_path):
+    whole = contents(write_scenes(tmp_path, name, split_sizes={"train": 2}, seed=3, **SMALL))
+    (tmp_path / next(file for file in whole if file.endswith((".png", ".jpg")))).unlink()
+    assert open_data(f"scenes/{name}", tmp_path) == (BENCHMARKS[name], tmp_path)
+    assert contents(tmp_path) == whole
+
+
+@FORMATS
 def test_data_of_others_are_not_touched(name, tmp_path):
     picture = tmp_path / scenes._LAYOUTS[name].folders[1] / "train" / "aachen.png"
     picture.parent.mkdir(parents=True)
