@@ -19,12 +19,9 @@ from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from jaxtyping import Int64
-from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from ovenet_core import files
@@ -398,19 +395,3 @@ def _check_reading(data: Benchmark, root: Path, splits: Iterable[str], findings:
         except DataError as error:
             if not any(finding.severity == "error" for finding in findings):
                 findings.append(of_error("cannot be listed", error))
-
-
-def frequency_plot(examination: Examination, per_row: int = 50) -> Figure:
-    """Share of each class in the labelled pixels, in percent on a logarithmic scale, `per_row` classes to a row."""
-    table = 100 * examination.frequencies
-    rows = [table.iloc[start : start + per_row] for start in range(0, len(table), per_row)]
-    figure, axes = plt.subplots(len(rows), figsize=(15, 5 * len(rows)), layout="constrained", squeeze=False)
-    for ax, row in zip(axes[:, 0], rows, strict=True):
-        points = row.reset_index().melt("class", var_name="split", value_name="pixels, %")
-        points = points[points["pixels, %"] > 0]  # an absent class has no point
-        options = {"order": row.index, "size": 10, "palette": "colorblind", "legend": ax is axes[0, 0]}
-        sns.stripplot(points, x="class", y="pixels, %", hue="split", jitter=False, ax=ax, **options)
-        ax.set(yscale="log", xlabel="")
-        ax.grid(alpha=0.4)
-        ax.tick_params("x", rotation=60 if len(table) < per_row else 90)
-    return figure

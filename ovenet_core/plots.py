@@ -315,3 +315,22 @@ def curves(ax: Axes, table: pd.DataFrame, title: str) -> None:
     ax.set(title=title, xlabel="iteration")
     if len(table.columns) > 1:
         ax.legend()
+
+
+def class_shares(shares: pd.DataFrame, per_row: int = 50) -> Figure:
+    """Share of each class (row) in the labelled pixels of each split (column), on a logarithmic scale.
+
+    There are `per_row` classes beside each other.
+    """
+    table = 100 * shares
+    rows = [table.iloc[start : start + per_row] for start in range(0, len(table), per_row)]
+    figure, axes = plt.subplots(len(rows), figsize=(15, 5 * len(rows)), layout="constrained", squeeze=False)
+    for ax, row in zip(axes[:, 0], rows, strict=True):
+        points = row.reset_index().melt("class", var_name="split", value_name="pixels, %")
+        points = points[points["pixels, %"] > 0]  # an absent class has no point
+        options = {"order": row.index, "size": 10, "palette": "colorblind", "legend": ax is axes[0, 0]}
+        sns.stripplot(points, x="class", y="pixels, %", hue="split", jitter=False, ax=ax, **options)
+        ax.set(yscale="log", xlabel="")
+        ax.grid(alpha=0.4)
+        ax.tick_params("x", rotation=60 if len(table) < per_row else 90)
+    return figure

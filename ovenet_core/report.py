@@ -15,9 +15,10 @@ import pandas as pd
 
 from ovenet_core import experiments
 from ovenet_core.collection import Collection, Run, collect, find_runs
+from ovenet_core.costs import costs
 from ovenet_core.experiments import VARIANTS
 from ovenet_core.runs import write_atomically
-from ovenet_core.study import Study, causes, claims, costs
+from ovenet_core.study import Study, causes, claims
 from ovenet_core.study import table as claim_table
 from ovenet_core.tables import Table, architecture, commit_note, escaped, paper_tables, scale_tables
 

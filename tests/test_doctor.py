@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ovenet_core.benchmarks import ACDC, ADE20K, CAMVID, CITYSCAPES, DataError
-from ovenet_core.doctor import examine, frequency_plot
+from ovenet_core.doctor import examine
+from ovenet_core.plots import class_shares
 from ovenet_core.scenes import write_scenes
 
 SIZE = (32, 64)
@@ -480,7 +481,7 @@ def test_number_of_workers_changes_nothing(copy):
 
 def test_plot_has_a_point_for_each_class_that_occurs_and_split(scenes):
     examination = doctor(CITYSCAPES, scenes)
-    (ax,) = frequency_plot(examination).axes
+    (ax,) = class_shares(examination.frequencies).axes
     heights = sorted(y for points in ax.collections for _, y in points.get_offsets())
     shares = 100 * examination.frequencies.to_numpy().ravel()
     assert heights == pytest.approx(sorted(shares[shares > 0]))

@@ -9,6 +9,7 @@ import pytest
 from test_tables import write_run
 
 from ovenet_core.collection import collect, find_runs
+from ovenet_core.costs import costs
 from ovenet_core.evaluation import Evaluation, PictureScores, picture_counts
 from ovenet_core.experiments import VARIANTS
 from ovenet_core.report import BEGIN, END, Report, with_section
@@ -19,7 +20,6 @@ from ovenet_core.study import (
     causes,
     claims,
     class_iou,
-    costs,
     judge,
     miou,
     over_seeds,
