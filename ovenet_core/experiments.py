@@ -72,7 +72,7 @@ class Experiment:
     # Schedule
     epochs: int = 484  # section 4.1
     batch_size: int = 12  # authors' code: 8 to 12; over all processes and accumulated gradients
-    micro_batch: int | None = None  # pictures that one process sees at a time; None: its whole share of the batch
+    micro_batch: int | None = None  # at most so many pictures a process sees at a time; None: its share of a batch
     learning_rate: float = 0.01  # section 4.1
     momentum: float = 0.9  # section 4.1
     weight_decay: float = 0.0005  # section 4.1

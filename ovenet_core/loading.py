@@ -1,5 +1,6 @@
 """What the network is trained on, and in which order: augmented pictures and the batches of a run."""
 
+import math
 from collections.abc import Iterator
 
 import cv2
@@ -47,11 +48,12 @@ class TrainingPictures(Dataset):
 class Batches:
     """What one process is shown from iteration `start` on: lists of (epoch, index), `steps` of them per iteration.
 
-    Each epoch has a new order, and its incomplete batch is left out. Processes have equal shares of each batch, in
-    parts of `micro_batch` pictures: however many there are, an iteration sees the same pictures.
+    Each epoch has a new order, and its incomplete batch is left out. However many processes there are, an iteration
+    sees the same pictures: each process has a share of the batch, as equal as can be, in equally many parts of
+    at most `micro_batch` pictures. `weights` says which part of the batch all processes together see at each step.
 
     Raises:
-        ValueError: the batch cannot be divided so, or the pictures are fewer than one batch.
+        ValueError: the pictures are fewer than one batch, or a process would have none at some step.
     """
 
     def __init__(
@@ -68,15 +70,17 @@ class Batches:
     ):
         if pictures < batch_size:
             raise ValueError(f"{pictures} training pictures are fewer than one batch of {batch_size}: lower batch_size")
-        if batch_size % processes:
-            raise ValueError(f"batch_size {batch_size} cannot be divided among {processes} processes: choose others")
-        self.share = batch_size // processes
-        self.micro_batch = micro_batch or self.share
-        if self.share % self.micro_batch:
-            raise ValueError(f"micro_batch {micro_batch} does not divide the {self.share} pictures that each of "
-                             f"{processes} processes has of a batch of {batch_size}: choose a divisor")
-        self.pictures, self.batch_size, self.seed, self.rank, self.start = pictures, batch_size, seed, rank, start
-        self.steps = self.share // self.micro_batch
+        shares = np.array_split(np.arange(batch_size), processes)
+        most, fewest = len(shares[0]), len(shares[-1])
+        self.steps = math.ceil(most / (micro_batch or most))
+        if self.steps > fewest:
+            raise ValueError(f"batch_size {batch_size} gives some of {processes} processes {fewest} pictures, which "
+                             f"cannot be shown in {self.steps} parts (micro_batch {micro_batch}): start fewer "
+                             "processes, or raise batch_size or micro_batch")
+        parts = [np.array_split(share, self.steps) for share in shares]
+        self.parts = parts[rank]
+        self.weights = [sum(map(len, together)) / batch_size for together in zip(*parts, strict=True)]
+        self.pictures, self.batch_size, self.seed, self.start = pictures, batch_size, seed, start
         self.per_epoch = pictures // batch_size
         self.total = epochs * self.per_epoch
 
@@ -87,6 +91,5 @@ class Batches:
         for iteration in range(self.start, self.total):
             epoch, batch = divmod(iteration, self.per_epoch)
             order = np.random.default_rng([self.seed, epoch]).permutation(self.pictures)
-            first = batch * self.batch_size + self.rank * self.share
-            for begin in range(first, first + self.share, self.micro_batch):
-                yield [(epoch, int(i)) for i in order[begin : begin + self.micro_batch]]
+            for part in self.parts:
+                yield [(epoch, int(i)) for i in order[batch * self.batch_size + part]]

@@ -226,19 +226,20 @@ class Trainer:
         torch.manual_seed(int(random.generate_state(1)[0]))
         self.optimizer.zero_grad(set_to_none=True)
         # Losses are shares of the sum over all processes, but gradients will be averaged over them.
-        weight = self.experiment.loss_weight / len(parts) * processes.count()
+        scale = self.experiment.loss_weight * processes.count()
         found: dict[str, float] = {}
-        for part, (images, labels, names) in enumerate(parts, start=1):
-            alone = processes.count() > 1 and part < len(parts)
+        for step, (images, labels, names) in enumerate(parts):
+            weight = self.batches.weights[step]
+            alone = processes.count() > 1 and step < len(parts) - 1
             with self.step_network.no_sync() if alone else nullcontext():
                 terms = self._terms(images, labels)
                 values = dict(terms.items())
                 sums = processes.total(torch.tensor([*values.values()], dtype=torch.float64)).tolist()
                 if not np.isfinite(sums).all():
                     self._diverged(dict(zip(values, sums, strict=True)), rate, names)
-                (terms.total * weight).backward()
+                (terms.total * weight * scale).backward()
             for name, value in zip(values, sums, strict=True):
-                found[name] = found.get(name, 0.0) + value / len(parts)
+                found[name] = found.get(name, 0.0) + weight * value
         self.optimizer.step()
         self.iteration += 1
         for name, value in found.items():

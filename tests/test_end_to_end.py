@@ -1,13 +1,20 @@
 """Prepare, train, evaluate and pack a test archive with the notebooks, in the formats of the three benchmarks."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
 from papermill import execute_notebook
 from papermill.exceptions import PapermillExecutionError
 from papermill.iorw import load_notebook_node, write_ipynb
 from papermill.parameterize import parameterize_notebook
+from safetensors.torch import load_file
 
 from ovenet_core.benchmarks import BENCHMARKS
 from ovenet_core.scenes import write_scenes
@@ -63,3 +70,32 @@ def test_preparation_fails_where_training_would_be_wrong(tmp_path):
     gone.unlink()
     with pytest.raises(PapermillExecutionError, match=gone.name.removesuffix("_gtFine_labelIds.png")):
         papermill(tmp_path, {"01_data_preparation": {"data_set": "cityscapes", "data_root": str(root)}})
+
+
+def test_an_interrupted_papermill_goes_on_inside_the_training(tmp_path):
+    """Started again with the same parameters, it has the weights of a run that was not interrupted."""
+    root = write_scenes(tmp_path / "data", split_sizes={"train": 2, "val": 1}, size=(64, 96), progress=False)
+    values = {"experiment": "cityscapes/ovenet", "data_root": str(root), "show_pictures": False, "device": "cpu"}
+    values["overrides"] = NARROW | {"epochs": 20, "validate_every": 20}
+
+    def start(folder: Path) -> subprocess.Popen:
+        parameters = yaml.safe_dump(values | {"run_folder": str(folder)})
+        command = [sys.executable, "-m", "papermill", "notebooks/02_training.ipynb", str(folder / "02_training.ipynb")]
+        folder.mkdir(exist_ok=True)
+        return subprocess.Popen([*command, "-y", parameters], cwd=ROOT, stderr=subprocess.DEVNULL)
+
+    process = start(tmp_path / "parts")
+    while not (tmp_path / "parts/snapshot.pt").exists():
+        assert process.poll() is None, "it ended without a snapshot"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() != 0
+    assert not (tmp_path / "parts/result.json").exists()
+    reached = torch.load(tmp_path / "parts/snapshot.pt", weights_only=True)["iteration"]
+    assert 0 < reached < 20
+
+    assert start(tmp_path / "parts").wait() == 0 and start(tmp_path / "whole").wait() == 0
+    parts, whole = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("parts", "whole"))
+    assert parts.keys() == whole.keys() and all(torch.equal(parts[name], whole[name]) for name in whole)
+    shown = (tmp_path / "parts/02_training.ipynb").read_text()
+    assert f"| {reached}/20 [" in shown and "| 0/20 [" not in shown

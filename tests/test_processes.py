@@ -97,16 +97,23 @@ def labelled(scenes, tmp_path_factory):
 # -- Batches
 
 
-@pytest.mark.parametrize(("count", "micro"), [(1, 2), (2, None), (2, 1), (4, None), (2, 2)])
+@pytest.mark.parametrize(("count", "micro"), [(1, 2), (2, None), (2, 1), (4, None), (2, 2), (3, None), (1, 3), (3, 2)])
 def test_processes_share_the_batches_of_one(count, micro):
     whole = list(Batches(17, 4, 2, seed=3))
     shares = [Batches(17, 4, 2, seed=3, rank=r, processes=count, micro_batch=micro) for r in range(count)]
-    parts = [[*share] for share in shares]
-    assert {len(part) for part in parts} == {len(whole) * shares[0].steps}
+    parts, steps = [[*share] for share in shares], shares[0].steps
+    assert {len(part) for part in parts} == {len(whole) * steps} == {len(share) for share in shares}
     for iteration, batch in enumerate(whole):
-        steps = slice(iteration * shares[0].steps, (iteration + 1) * shares[0].steps)
-        seen = [key for part in parts for keys in part[steps] for key in keys]
-        assert sorted(seen) == sorted(batch)
+        seen = [[keys for part in parts for keys in part[iteration * steps + step]] for step in range(steps)]
+        assert sorted(key for keys in seen for key in keys) == sorted(batch)
+        assert [len(keys) / 4 for keys in seen] == shares[-1].weights
+    assert all(1 <= len(keys) <= (micro or 4) for part in parts for keys in part)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 8])
+def test_shares_differ_by_one_picture_at_most(count):
+    sizes = [len(next(iter(Batches(20, 12, 1, seed=0, rank=r, processes=count)))) for r in range(count)]
+    assert sum(sizes) == 12 and max(sizes) - min(sizes) <= 1
 
 
 def test_a_share_continues_where_it_stopped():
@@ -115,8 +122,8 @@ def test_a_share_continues_where_it_stopped():
     assert list(Batches(17, 4, 2, **options, start=3)) == whole[6:]
 
 
-@pytest.mark.parametrize(("count", "micro", "named"), [(3, None, "batch_size 4.*3 processes"), (2, 3, "micro_batch 3")])
-def test_a_batch_that_cannot_be_divided_is_refused(count, micro, named):
+@pytest.mark.parametrize(("count", "micro", "named"), [(5, None, "5 processes 0"), (3, 1, "2 parts .micro_batch 1")])
+def test_a_batch_of_which_a_process_would_see_nothing_is_refused(count, micro, named):
     with pytest.raises(ValueError, match=named):
         Batches(17, 4, 2, seed=0, processes=count, micro_batch=micro)
 
@@ -226,6 +233,16 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(labelled, pair, tmp_
     pair(train, PLAIN.override(micro_batch=1), labelled, tmp_path / "two")
     assert differences(tmp_path / "None", tmp_path / "2") < 1e-5
     assert differences(tmp_path / "None", tmp_path / "two") < 1e-5
+
+
+def test_shares_and_parts_of_unequal_size_give_the_weights_of_the_whole_batch(labelled, pair, tmp_path):
+    """Of a batch of five one process sees two and one picture, the other one and one."""
+    spec = PLAIN.override(batch_size=5)
+    train(spec, labelled, tmp_path / "one")
+    train(spec.override(micro_batch=3), labelled, tmp_path / "parts")
+    pair(train, spec.override(micro_batch=2), labelled, tmp_path / "two")
+    assert differences(tmp_path / "one", tmp_path / "parts") < 1e-5
+    assert differences(tmp_path / "one", tmp_path / "two") < 1e-5
 
 
 # -- torchrun, and survival
