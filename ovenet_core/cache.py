@@ -96,7 +96,7 @@ class DecodedCache:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             for path in written:
-                path.unlink()
+                path.unlink(missing_ok=True)
             raise DataError(
                 f"{folder}: the disk is full, expected {needed / _GIB:.2f} GiB for {len(missing)} decoded pictures, "
                 "which were removed; make space, or give a folder on another disk"

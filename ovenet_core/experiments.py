@@ -7,6 +7,7 @@ neither says.
 import difflib
 import json
 import math
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -163,7 +164,7 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     for option in options:
         if option is type(None) and value is None:
             return None
-        if option is float and type(value) in (int, float):
+        if option is float and (type(value) in (int, float) or _is_power_of_ten(value)):
             return float(value)
         if option in (int, str, bool) and type(value) is option:
             return value
@@ -172,7 +173,12 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
             kinds = kinds * len(value) if ... in get_args(option) else kinds
             if len(kinds) == len(value):
                 return tuple(_checked(f"{name}[{i}]", v, k) for i, (v, k) in enumerate(zip(value, kinds, strict=True)))
-    raise ValueError(f"{name} is {value!r}; expected {getattr(hint, '__name__', hint)!s}")
+    raise ValueError(f"{name} is {value!r}; expected {hint.__name__ if type(hint) is type else hint}")
+
+
+def _is_power_of_ten(value: Any) -> bool:
+    """Whether it is a number such as 1e-3, which YAML takes for text."""
+    return isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value) is not None
 
 
 # Scales: the paper's runs on its three benchmarks, and ours. ImageNet weights: section 4.1; the file is HRNet's own.
@@ -230,7 +236,7 @@ SCALES: dict[str, tuple[Experiment, str]] = {  # with what the paper says of the
     "acdc": (ACDC_RUN, "Tables 3 and 4; batch size, class weights and OHEM's constants are not said"),
     "ade20k": (ADE20K_RUN, "section 4.2, which says 484 epochs, 0.01 and 0.0005; the authors' code has other values"),
     "camvid": (CAMVID, "ours, on a GPU"),
-    "camvid-half": (CAMVID_HALF, "ours, on two processor cores"),
+    "camvid-half": (CAMVID_HALF, "ours, on one processor core"),
     "scenes": (TOY, "ours; generated, in the format of Cityscapes"),
     "scenes-short": (TOY.override(epochs=4, validate_every=2), "ours; as scenes, for four epochs, to try things"),
     "scenes-acdc": (TOY.override(benchmark="acdc"), "ours; generated, in the format of ACDC"),

@@ -308,10 +308,11 @@ class _StillStatistics:
         self.norms = norms
 
     def __enter__(self) -> None:
-        # A momentum of 0 keeps the averages; without a counter nothing is counted.
+        # A momentum of 0 keeps the averages; what is counted meanwhile is thrown away. (SyncBatchNorm wants a counter.)
         self.kept = [(m, m.momentum, m.num_batches_tracked) for m in self.norms]
+        scrap = torch.zeros_like(self.norms[0].num_batches_tracked) if self.norms else None
         for m in self.norms:
-            m.momentum, m.num_batches_tracked = 0.0, None
+            m.momentum, m.num_batches_tracked = 0.0, scrap
 
     def __exit__(self, *_) -> None:
         for m, momentum, count in self.kept:

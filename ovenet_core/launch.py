@@ -38,8 +38,9 @@ def data_set_of(experiment: str, spec: Experiment) -> str:
 def given_overrides(overrides: Any, namespace: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an experiment that a notebook is given: by its parameter `overrides`, and each by its own name.
 
-    Papermill defines whatever it is given, also what is no parameter, right after the parameters. A notebook that calls
-    this before it defines other variables has there what papermill defined.
+    The latter is any variable with the name of a field, whether papermill defined it or somebody wrote it into the cell
+    of parameters. Papermill defines whatever it is given, also what is neither field nor parameter, right after the
+    parameters: what stands there, up to what the notebook defines later, has to be one of them.
 
     Args:
         overrides: a mapping, or one in YAML, as `papermill -p overrides "{epochs: 2}"` passes it; so may be a list.
@@ -49,7 +50,10 @@ def given_overrides(overrides: Any, namespace: Mapping[str, Any]) -> dict[str, A
         ValueError: a name that is neither a parameter nor a field, with the nearest of these; no mapping; a parameter
             of another type than the notebook has for it.
     """
-    found = yaml.safe_load(overrides) if isinstance(overrides, str) else overrides
+    try:
+        found = yaml.safe_load(overrides) if isinstance(overrides, str) else overrides
+    except yaml.YAMLError as error:
+        raise ValueError(f"overrides is {overrides!r}; expected YAML, such as {{epochs: 2}} ({error})") from error
     if not isinstance(found or {}, Mapping):
         raise ValueError(f"overrides is {overrides!r}; expected fields of an experiment, such as {{epochs: 2}}")
     parameters = namespace["__annotations__"]
@@ -57,12 +61,12 @@ def given_overrides(overrides: Any, namespace: Mapping[str, Any]) -> dict[str, A
         value, exact = namespace[name], not (kind is float and type(namespace[name]) is int)
         if name != "overrides" and exact and type(value) is not kind:
             raise ValueError(f"{name} is {value!r}; expected {kind.__name__}")
+    fields = [field.name for field in dataclasses.fields(Experiment) if field.name != "initial_run"]
+    given = {name: namespace[name] for name in fields if name in namespace}
     names = [name for name in namespace if not name.startswith("_")]
     names = names[max(names.index(name) for name in parameters) + 1 :]
     # What the notebook defines later, seen if a cell is run again, comes behind the first value that is not plain.
-    given = {n: namespace[n] for n in takewhile(lambda n: isinstance(namespace[n], PLAIN), names)}
-    fields = [field.name for field in dataclasses.fields(Experiment)]
-    for name in given:
+    for name in takewhile(lambda n: isinstance(namespace[n], PLAIN), names):
         if name not in fields:
             known = [*parameters, *fields]
             near = difflib.get_close_matches(name, known, n=1)
@@ -97,14 +101,16 @@ def open_run(
     """
     spec = preset(experiment, **(overrides or {}))
     _, root = open_data(data_set_of(experiment, spec), data_root, [project / "data", project / "../shared/datasets"])
+    folder = Path(run_folder or project / "runs" / experiment / f"seed{seed}")
+    begun = any((folder / name).exists() for name in ("snapshot.pt", "result.json"))  # then initial values are not read
     places = [weights_root] if weights_root else [project / "weights", project / "../shared/weights"]
     baseline = initial_run or (str(project / "runs" / spec.initial_run / f"seed{seed}") if spec.initial_run else None)
     return Trainer(
         spec,
         root,
-        run_folder or project / "runs" / experiment / f"seed{seed}",
+        folder,
         seed=seed,
-        weights=find(spec.initial_weights, *places) if spec.initial_weights else None,
+        weights=find(spec.initial_weights, *places) if spec.initial_weights and not begun else None,
         initial_run=baseline,
         device=device,
         workers=workers,
@@ -171,7 +177,11 @@ def _fields(settings: Sequence[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for setting in settings:
         name, sign, value = setting.partition("=")
-        loaded = yaml.safe_load(setting) if setting.startswith("{") else {name: yaml.safe_load(value)} if sign else None
+        try:
+            whole = setting.startswith("{")
+            loaded = yaml.safe_load(setting) if whole else {name: yaml.safe_load(value)} if sign else None
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {setting}: expected FIELD=VALUE, such as epochs=2 ({error})") from error
         if not isinstance(loaded, dict):
             raise ValueError(f"--set {setting}: expected FIELD=VALUE, such as epochs=2")
         found |= loaded

@@ -1,7 +1,6 @@
 """From an experiment to what it names: its network, its loss, its pictures, its precision; the network of a run."""
 
 import hashlib
-import json
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -13,6 +12,7 @@ from ovenet_core.benchmarks import Benchmark, DataError, Sample, benchmark
 from ovenet_core.experiments import Experiment
 from ovenet_core.losses import OVeNetLoss, require_class_weights
 from ovenet_core.ovenet import OVeNet, build
+from ovenet_core.snapshots import read_result
 from ovenet_core.weights import first_difference, is_ours, load_official, read_state
 
 
@@ -146,6 +146,31 @@ def load_weights(network: OVeNet, state: dict[str, Tensor], source: str) -> None
                          "this experiment; give another file, or its experiment")
 
 
+def initialise(
+    network: OVeNet, experiment: Experiment, weights: str | Path | None, initial_run: str | Path | None
+) -> str:
+    """Set the initial values that an experiment asks for beside random ones; says where they come from.
+
+    Args:
+        weights: file of `experiment.initial_weights`.
+        initial_run: folder of the finished run of `experiment.initial_run`.
+
+    Raises:
+        ValueError: one that the experiment names is not given.
+    """
+    name, reports = experiment.initial_weights, []
+    if name:
+        if weights is None or Path(weights).name != name:
+            raise ValueError(f"the experiment starts from {name}: give its path as weights (got {weights})")
+        reports.append(str(load_official(network, read_state(weights), name, experiment.widened)))
+    if experiment.initial_run:
+        if initial_run is None:
+            raise ValueError(f"the experiment starts from a finished run of {experiment.initial_run}: give its folder "
+                             "as initial_run")
+        reports.append(load_baseline(network, initial_run))
+    return "\n".join(reports) or "random"
+
+
 def load_baseline(network: OVeNet, run_folder: str | Path) -> str:
     """Give a network the trunk and the semantic head of a trained one (Table 5, "Fr"); says what was loaded.
 
@@ -154,6 +179,10 @@ def load_baseline(network: OVeNet, run_folder: str | Path) -> str:
         ValueError: its network has another body, width or number of classes.
     """
     file, experiment = Path(run_folder) / "checkpoint.safetensors", run_experiment(run_folder)
+    if not file.exists():
+        raise FileNotFoundError(f"{run_folder} has no checkpoint: finish that run first, or give another one")
+    if experiment.offset_branch is not None:
+        raise ValueError(f"{run_folder} is a run of OVeNet: give one of a baseline, which has no offsets")
     state = {n: t for n, t in read_state(file).items() if n.split(".")[0] != "offset_head"}
     own = {n: t for n, t in network.state_dict().items() if n.split(".")[0] != "offset_head"}
     if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in own.items()}:
@@ -168,5 +197,5 @@ def run_experiment(run_folder: str | Path) -> Experiment:
     """The experiment of a run, from the configuration in its folder."""
     for name in ("result.json", "config.json"):
         if (file := Path(run_folder) / name).exists():
-            return Experiment.from_json(json.loads(file.read_text())["experiment"])
+            return Experiment.from_json(read_result(file)["experiment"])
     raise FileNotFoundError(f"{run_folder} has no result.json or config.json: it is no run folder; give one")

@@ -99,7 +99,7 @@ def tensors(
 ) -> tuple[Normalize, list[str]]:
     """The pictures of the diagram; returns the scale of the logits and the names of their classes, from the front."""
     top, middle, bottom = rows
-    prediction, channels = frame.prediction, changed_classes(frame)
+    prediction, channels = frame.prediction, changed_classes(frame, min(3, data.num_classes))
     logits = {"logits $C$": "S_i", "$C_s$, at the seeds": "S_s", "$C_f$, fused": "S_f"}
     outputs = {title: prediction.outputs()[name].main[0, channels] for title, name in logits.items()}
     shown = {title: plots.array(one.float()) for title, one in outputs.items()}

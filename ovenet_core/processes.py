@@ -4,7 +4,7 @@ Everything here gives in one process what many would give together, so that no c
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -32,7 +32,10 @@ def together(device: torch.device) -> Iterator[torch.device]:
         yield device
         return
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        number, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if number >= there:
+            raise ValueError(f"process {number + 1} has no GPU, this machine has {there}: start as many processes")
+        device = torch.device("cuda", number)
         torch.cuda.set_device(device)
     # Attempts may share a store; one that starts again must not find the addresses of those that have died.
     store, number, size = next(dist.rendezvous("env://"))
@@ -58,6 +61,13 @@ def total(value: Tensor) -> Tensor:
     value = value.detach().clone()
     dist.all_reduce(value)
     return value
+
+
+def take_from_first(tensors: Iterable[Tensor]) -> None:
+    """Put what the first process has into the tensors of all."""
+    if dist.is_initialized():
+        for tensor in tensors:
+            dist.broadcast(tensor, src=0)
 
 
 def gathered(value: T) -> list[T]:

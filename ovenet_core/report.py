@@ -14,18 +14,20 @@ from pathlib import Path
 import pandas as pd
 
 from ovenet_core import experiments
+from ovenet_core.claims import causes, claims
+from ovenet_core.claims import table as claim_table
 from ovenet_core.collection import Collection, Run, collect, find_runs
 from ovenet_core.costs import costs
 from ovenet_core.experiments import VARIANTS
 from ovenet_core.runs import write_atomically
-from ovenet_core.study import Study, causes, claims
-from ovenet_core.study import table as claim_table
+from ovenet_core.study import Study
 from ovenet_core.tables import Table, architecture, commit_note, escaped, paper_tables, scale_tables
 
 SCALES = ("camvid", "camvid-half", "scenes")
 BEGIN, END = "<!-- results: written by `make results` -->", "<!-- end of results -->"
-EXPLAINED = ("An interval (95%) is over pictures and seeds, or over seeds; a verdict needs three seeds of each system\n"
-             "and an interval on one side of the bound ([`docs/study.md`](docs/study.md)).")
+EXPLAINED = ("An interval (95%) is over pictures and seeds, or over seeds; that of one seed is over pictures alone and "
+             "says nothing of other seeds, however narrow it is. A verdict needs three seeds of each system and an "
+             "interval on one side of the bound.")
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,10 @@ class Report:
         return frames
 
     def note(self, name: str) -> str:
-        """What has to be said below a frame: the commits of its scale's runs, where there are several."""
-        scale = name.rpartition("_")[0]
-        return commit_note({p: self.found.commits(p) for p in self.found.by_preset if p.split("/")[0] == scale}).strip()
+        """What has to be said below a frame: of intervals, and of its scale's runs if they are of several commits."""
+        scale, _, kind = name.rpartition("_")
+        commits = {p: self.found.commits(p) for p in self.found.by_preset if p.split("/")[0] == scale}
+        return ((EXPLAINED if kind in ("claims", "causes") else "") + commit_note(commits)).strip()
 
     def write(self, folder: str | Path) -> list[Path]:
         """Write all of it as .csv, .md and .tex. Returns the files."""
@@ -94,7 +97,7 @@ class Report:
             shown = shown.drop(columns=["runs", "command"], errors="ignore")
             parts += [f"**{title}** ([as a table with measures and commands](results/tables/{scale}_{name}.md)).",
                       "", markdown(shown), ""]
-        return "\n".join([*parts, " ".join(filter(None, (EXPLAINED, self.note(f"{scale}_claims"))))])
+        return "\n".join([*parts, f"{self.note(f'{scale}_claims')} More: [`docs/study.md`](docs/study.md)."])
 
 
 def markdown(frame: pd.DataFrame) -> str:

@@ -9,8 +9,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,10 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
+
+PATIENCE = 10
 
 
 class WriteError(OSError):
@@ -48,6 +51,25 @@ def write_atomically(path: Path, write: Callable, mode: str = "w") -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """While this process has a folder to itself; the lock goes with the process, however that ends.
+
+    Raises:
+        RuntimeError: another process has it, and has not left it after `PATIENCE` seconds.
+        WriteError: the lock cannot be written.
+    """
+    try:
+        lock = FileLock(folder / ".lock").acquire(timeout=PATIENCE)
+    except Timeout as error:
+        raise RuntimeError(f"{folder} is in use, another process trains there: wait until it has ended, or choose "
+                           "another run folder") from error
+    except OSError as error:
+        raise WriteError(folder / ".lock", error) from error
+    with lock:
+        yield
 
 
 def remove_unfinished(folder: Path) -> None:

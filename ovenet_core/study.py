@@ -1,5 +1,6 @@
-"""The study's own answers: paired differences with intervals, and the claims of the paper put to the test."""
+"""Paired differences between the systems of the study, with intervals, from the runs of one scale."""
 
+import difflib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,18 +13,19 @@ import pandas as pd
 from jaxtyping import Float
 
 from ovenet_core.benchmarks import benchmark
+from ovenet_core.boundaries import BANDS
 from ovenet_core.collection import Collection, Run
 from ovenet_core.evaluation import NEAR
 from ovenet_core.experiments import SCALES, Experiment
 from ovenet_core.inference import GRID
 from ovenet_core.inspection import CAMERA_SIZES
 from ovenet_core.metrics import ratio
-from ovenet_core.tables import command_for
+from ovenet_core.offset_analysis import DISTANCES
 
 DRAWS = 2000
 LEVEL = 0.95
 PICTURES = "pictures.csv.gz"  # what 04_evaluation counted of each picture
-FEWEST = 3  # seeds of each system for a verdict: of fewer, nothing is known of how they differ
+OFFSETS = "offset_analysis.json"  # what 08_offset_analysis found
 
 Matrices = Float[np.ndarray, "pictures label prediction"]
 Confusion = Float[np.ndarray, "draws label prediction"]
@@ -135,6 +137,11 @@ class Study:
     scale: str
     found: Collection
 
+    def __post_init__(self):
+        if self.scale not in SCALES:
+            near = difflib.get_close_matches(self.scale, list(SCALES), n=1, cutoff=0)[0]
+            raise ValueError(f"scale is {self.scale!r}; expected one of {', '.join(SCALES)}; did you mean {near!r}?")
+
     @cached_property
     def classes(self) -> int:
         return benchmark(SCALES[self.scale][0].benchmark).num_classes
@@ -143,9 +150,9 @@ class Study:
         """The counted runs of a variant, by seed."""
         return self.found.by_preset.get(f"{self.scale}/{variant}", {})
 
-    def scored(self, variant: str) -> dict[int, Run]:
-        """Those of them that `04_evaluation` has scored picture by picture."""
-        return {seed: run for seed, run in self.runs(variant).items() if (run.folder / PICTURES).exists()}
+    def having(self, variant: str, file: str = PICTURES) -> dict[int, Run]:
+        """Those of them that have a file, by default the one of `04_evaluation`."""
+        return {seed: run for seed, run in self.runs(variant).items() if (run.folder / file).exists()}
 
     def matrices(self, run: Run, output: str = "", pixels: str = "pixels") -> dict[str, np.ndarray]:
         """By picture, the confusion matrix of an output, by default the answer; of all pixels, `near` or `far`.
@@ -157,46 +164,55 @@ class Study:
         made = _matrices(run.folder, output, pixels, self.classes)
         if made and pixels == "pixels":
             found, own = float(miou(sum(made.values())[None])[0]), run.score("miou", output=output)
-            if not abs(found - own) < 0.5:
+            if not abs(found - own) < 0.1:  # points; another device or precision changes single pixels
                 raise ValueError(f"{run.folder / PICTURES}: mIoU of {output} {found:.2f}%, in result.json {own:.2f}%; "
                                  "run 04_evaluation of this run again, at one scale, on the split of result.json")
         return made
 
     def pairs(
         self, one: str, other: str, outputs: tuple[str, str] = ("", ""), pixels: str = "pixels"
-    ) -> list[tuple[Matrices, Matrices]]:
-        """The runs of two variants that have the same seed, with the pictures that both were scored on."""
+    ) -> dict[int, tuple[Matrices, Matrices]]:
+        """By seed, the runs of two variants that were scored on the same pictures."""
         ours, theirs = self.runs(one), self.runs(other)
-        made = []
+        made = {}
         for seed in sorted(ours.keys() & theirs.keys()):
             both = self.matrices(ours[seed], outputs[0], pixels), self.matrices(theirs[seed], outputs[1], pixels)
             if both[0] and both[0].keys() == both[1].keys():
-                made.append(tuple(np.stack([found[name] for name in sorted(found)]) for found in both))
+                made[seed] = tuple(np.stack([found[name] for name in sorted(found)]) for found in both)
         return made
 
     def difference(self, one: str, other: str, outputs: tuple[str, str] = ("", ""), pixels: str = "pixels",
                    score: Score = miou) -> Estimate:
         """`paired_difference` of two variants, or of two outputs of one."""
-        return paired_difference(self.pairs(one, other, outputs, pixels), score)
+        return paired_difference([*self.pairs(one, other, outputs, pixels).values()], score)
 
-    def analyses(self, variant: str = "ovenet") -> list[dict[str, Any]]:
-        """What `08_offset_analysis` found of each run of a variant: its row of all pixels, by name.
+    def analyses(self, variant: str = "ovenet") -> dict[int, dict[str, Any]]:
+        """By seed, what `08_offset_analysis` found of the runs of a variant: the row of all pixels, by name.
 
-        Beside it `f_right` and `f_wrong`, the mean of F where the seed has the pixel's label and where it has not, and
-        `cell`, the side of a cell of the network's grid in pixels of the label.
+        Beside it the same of the pixels near boundaries (`near_…`); `f_right` and `f_wrong`, the mean of F where the
+        seed has the pixel's label and where it has not; and `cell`, the side of a cell of the network's grid in pixels
+        of the label.
         """
-        rows = []
-        for run in self.runs(variant).values():
-            path = run.folder / "offset_analysis.json"
-            if path.exists():
-                analysis = json.loads(path.read_text())
-                if analysis.get("split") != run.result["split"]:
-                    raise ValueError(f"{path}: of the split {analysis.get('split')!r}, the run's is "
-                                     f"{run.result['split']!r}; run 08_offset_analysis on that split again")
-                found = analysis["offset_analysis"]
-                row = next(r for r in found["table"] if (r["condition"], r["by"]) == ("all", "all"))
-                rows.append(row | _confidence_by_truth(found["reliability"]) | {"cell": _cell(run.experiment)})
+        rows = {}
+        for seed, run in self.having(variant, OFFSETS).items():
+            analysis = json.loads((run.folder / OFFSETS).read_text())
+            if analysis.get("split") != run.result["split"]:
+                raise ValueError(f"{run.folder / OFFSETS}: of the split {analysis.get('split')!r}, the run's is "
+                                 f"{run.result['split']!r}; run 08_offset_analysis on that split again")
+            found = analysis["offset_analysis"]
+            table = [row for row in found["table"] if row["condition"] == "all"]
+            rows[seed] = next(row for row in table if row["by"] == "all") | _near_boundaries(table)
+            rows[seed] |= _confidence_by_truth(found["reliability"]) | {"cell": _cell(run.experiment)}
         return rows
+
+
+def _near_boundaries(table: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Numbers of the bands of distance within NEAR pixels of a boundary: their mean, weighed by the bands' pixels."""
+    names = ("length_median", "seed_deeper", "random_deeper", "brier", "brier_of_rate")
+    bands = [row for row in table if row["group"] in DISTANCES[: BANDS.index(NEAR) + 1] and row["pixels"]]
+    values = np.array([[row[name] for name in names] for row in bands], float).reshape(-1, len(names))
+    pixels = np.array([row["pixels"] for row in bands], float)
+    return dict(zip((f"near_{name}" for name in names), ratio(pixels @ values, pixels.sum()).tolist(), strict=True))
 
 
 def _confidence_by_truth(reliability: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -229,142 +245,3 @@ def _matrices(folder: Path, output: str, pixels: str, classes: int) -> dict[str,
 def _counts(path: Path, changed: int) -> pd.DataFrame:
     """The table of a file, read once as long as it is not changed."""
     return pd.read_csv(path).assign(far=lambda counts: counts["pixels"] - counts["near"])
-
-
-# -- Claims
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim of the paper and what the runs say of it.
-
-    Attributes:
-        number: of the study's list; a part of a claim has a letter.
-        measure: what `estimate` is, and what would confirm the claim.
-        variants: whose runs it needs.
-        folders: the runs that the estimate is made of.
-    """
-
-    number: str
-    claim: str
-    source: str
-    measure: str
-    estimate: Estimate
-    verdict: str
-    variants: tuple[str, ...]
-    folders: tuple[str, ...] = ()
-    command: str = ""
-
-
-def judge(estimate: Estimate, bound: float = 0.0, below: bool = False) -> str:
-    """Confirmed if the whole interval lies above the bound (or below it), refuted if on its other side.
-
-    Undecided if the interval holds the bound, or is of too few seeds.
-    """
-    if estimate.seeds < FEWEST or np.isnan(estimate.low) or estimate.low <= bound <= estimate.high:
-        return "undecided"
-    return "confirmed" if (estimate.high < bound) == below else "refuted"
-
-
-def claims(study: Study) -> list[Claim]:
-    """The twelve claims, each with its verdict, number, interval and the command that would add to it."""
-    gain = "mIoU gain in points, paired by seed; interval over pictures (bootstrap) and seeds (Student's t)"
-    places = {p: study.difference("ovenet", "hrnet", pixels=p, score=accuracy) for p in ("near", "far")}
-    by_seed = study.analyses()
-
-    def mean(value: Callable[[Mapping], float]) -> Estimate:
-        return over_seeds([value(row) for row in by_seed])
-
-    return [
-        _gain("1", "OVeNet beats HRNet", "Tables 1 to 5", gain, study, "ovenet", "hrnet"),
-        _gain("2", "OVeNet on OCR beats HRNet + OCR", "Table 1", gain, study, "ovenet-ocr", "hrnet-ocr"),
-        _claim("3", "in most classes", "Tables 2 and 3", "share of gains among the classes that differ, in %; above 50",
-               paired_difference(study.pairs("ovenet", "hrnet"), class_iou, share_of_gains), ("ovenet", "hrnet"), study,
-               bound=50),
-        _claim("4", "mainly near boundaries", "Sections 1 and 4",
-               f"gain in pixel accuracy within {NEAR} pixels of a boundary ({places['near']}) minus that further away "
-               f"({places['far']}), in points",
-               _boundary_excess(study), ("ovenet", "hrnet"), study),
-        _claim("5", "offsets do not collapse to zero", "Section 3.2",
-               "median length in cells of the network's grid; above a half, up to which a pixel's own cell weighs "
-               "most; t interval over seeds",
-               mean(lambda r: r["length_median"] / r["cell"]), ("ovenet",), study, bound=0.5),
-        _claim("6", "offsets point away from the boundary, into the segment", "Section 1",
-               "share of the seeds that have the pixel's label and lie deeper in it, minus that in random directions, "
-               "in points; t interval over seeds",
-               mean(lambda r: 100 * (r["seed_deeper"] - r["random_deeper"])), ("ovenet",), study),
-        _claim("7a", "F is high where the seed has the pixel's class", "Section 3.3",
-               "mean of F there, in %; above 50; t interval over seeds",
-               mean(lambda r: 100 * r["f_right"]), ("ovenet",), study, bound=50),
-        _claim("7b", "F is low where the seed has another class", "Section 3.3",
-               "mean of F there, in %; below 50, where fusion follows the initial prediction; t interval over seeds",
-               mean(lambda r: 100 * r["f_wrong"]), ("ovenet",), study, bound=50, below=True),
-        _claim("7c", "F tells the one from the other", "Section 3.3",
-               "what F explains of the seeds' labels: 1 - Brier score / that of their mean rate, in %; t interval over "
-               "seeds",
-               mean(lambda r: 100 * (1 - r["brier"] / r["brier_of_rate"])), ("ovenet",), study),
-        _gain("8", "the confidence loss helps", "Section 3.3", gain, study, "ovenet", "ovenet-no-confidence-loss"),
-        _gain("9a", "tau 0.5 is better than 0.2", "Table 5", gain, study, "ovenet", "ovenet-tau-0.2"),
-        _gain("9b", "tau 0.5 is better than 1", "Table 5", gain, study, "ovenet", "ovenet-tau-1"),
-        _gain("10", "OHEM helps", "Table 5", gain, study, "ovenet", "ovenet-ce"),
-        _gain("11a", "a branch from stage 4 beats one from stage 3", "Table 5", gain, study, "ovenet",
-              "ovenet-branch-3"),
-        _gain("11b", "joint training beats a frozen body", "Table 5", gain, study, "ovenet", "ovenet-frozen"),
-        _gain("12", "fusing logits beats fusing probabilities", "Section 4.1", gain, study, "ovenet",
-              "ovenet-probabilities"),
-    ]
-
-
-def causes(study: Study) -> list[Claim]:
-    """What a gain of OVeNet is made of, and the controls that the paper does not have."""
-    parts = {
-        "of fusion itself": ("S_f minus S_i of the same network", ("ovenet", "ovenet"), ("S_f", "S_i")),
-        "of the seeds alone": ("S_s minus S_i of the same network", ("ovenet", "ovenet"), ("S_s", "S_i")),
-        "of joint training": ("S_i of OVeNet minus HRNet", ("ovenet", "hrnet"), ("S_i", "S_i")),
-        "of the loss's weight": ("HRNet with twice the loss minus HRNet", ("hrnet-loss-2", "hrnet"), ("", "")),
-        "of parameters alone": ("HRNet as large as OVeNet minus HRNet", ("hrnet-wide", "hrnet"), ("", "")),
-        "over twice the loss": ("OVeNet minus HRNet with twice the loss", ("ovenet", "hrnet-loss-2"), ("", "")),
-        "over as many parameters": ("OVeNet minus HRNet as large as it", ("ovenet", "hrnet-wide"), ("", "")),
-    }
-    return [_claim("", name, "ours", f"mIoU in points: {what}", study.difference(*variants, outputs), variants, study)
-            for name, (what, variants, outputs) in parts.items()]
-
-
-def table(found: Sequence[Claim]) -> pd.DataFrame:
-    """One row per claim, as printed."""
-    rows = [{"": c.number, "claim": c.claim, "source": c.source, "verdict": c.verdict,
-             "number [interval]": str(c.estimate) if c.estimate.seeds else "not run", "seeds": c.estimate.seeds,
-             "measure": c.measure, "runs": " ".join(c.folders), "command": c.command} for c in found]
-    return pd.DataFrame(rows)
-
-
-def _boundary_excess(study: Study) -> Estimate:
-    """Gain near boundaries minus gain far from them: both matrices of a run, one beside the other."""
-    def stacked(pixels: str) -> list[tuple[Matrices, Matrices]]:
-        return study.pairs("ovenet", "hrnet", pixels=pixels)
-
-    def excess(confusion: np.ndarray) -> np.ndarray:
-        near, far = np.split(confusion, 2, axis=1)
-        return accuracy(near) - accuracy(far)
-
-    pairs = [tuple(np.concatenate(parts, axis=1) for parts in zip(near, far, strict=True))
-             for near, far in zip(stacked("near"), stacked("far"), strict=True)]
-    return paired_difference(pairs, excess)
-
-
-def _gain(number: str, claim: str, source: str, measure: str, study: Study, one: str, other: str) -> Claim:
-    return _claim(number, claim, source, measure, study.difference(one, other), (one, other), study)
-
-
-def _claim(number: str, claim: str, source: str, measure: str, estimate: Estimate, variants: tuple[str, ...],
-           study: Study, bound: float = 0.0, below: bool = False) -> Claim:
-    """The claim with its verdict, the runs behind it, and the command that would add the next seed of its systems."""
-    names = list(dict.fromkeys(variants))
-    scored = [study.scored(name) for name in names]
-    seeds = sorted(set.intersection(*(set(runs) for runs in scored))) if estimate.seeds else []
-    folders = tuple(str(runs[seed].folder) for runs in scored for seed in seeds)
-    # A second run of a seed would not count: of a system that was not scored, another seed is needed.
-    taken = {seed for name, runs in zip(names, scored, strict=True) for seed in study.runs(name).keys() - runs.keys()}
-    seed = min(set(range(100)) - set(seeds) - taken)
-    command = command_for(f"{study.scale}/{names[0]}", seed=seed, beside=",".join(names[1:]))
-    return Claim(number, claim, source, measure, estimate, judge(estimate, bound, below), variants, folders, command)

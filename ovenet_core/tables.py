@@ -49,9 +49,14 @@ class Table:
 
     @cached_property
     def best(self) -> pd.DataFrame:
-        """Whether a number is the highest of those it stands `among`, by value; equal ones all are. Alone, none is."""
-        groups = self.frame.groupby("among", sort=False)
-        return pd.DataFrame({name: (self.frame[name] == groups[name].transform("max"))
+        """Whether a number is the highest of those it stands `among`, by value; equal ones all are. Alone, none is.
+
+        Means are compared with means of as many seeds, of those with most; a 0 is never the best.
+        """
+        most = self.frame["seeds"] == self.frame.groupby("among", sort=False)["seeds"].transform("max")
+        compared = self.frame.assign(reproduced=self.frame["reproduced"].where(most))
+        groups = compared.groupby("among", sort=False)
+        return pd.DataFrame({name: (compared[name] == groups[name].transform("max")) & (compared[name] > 0)
                              & (groups[name].transform("count") > 1) for name in ("reported", "reproduced")})
 
     def texts(self, bold: str = "{}") -> pd.DataFrame:
@@ -143,6 +148,7 @@ def _reproduce(cells: Iterable[dict[str, Any]], found: Collection) -> pd.DataFra
         values = {seed: value for seed, value in values.items() if not np.isnan(value)}
         mean = statistics.fmean(values.values()) if values else np.nan
         asked = cell["preset"] and not values and (cell["reported"] == cell["reported"] or not runs)
+        wanted = cell["over"] if runs and cell["metric"].endswith(GAIN) else cell["preset"]  # of a gain the missing one
         rows.append({name: cell[name] for name in ("row", "column", "among", "reported", "decimals", "preset")} | {
             "reproduced": mean,
             "sd": statistics.stdev(values.values()) if len(values) > 1 else np.nan,
@@ -150,7 +156,7 @@ def _reproduce(cells: Iterable[dict[str, Any]], found: Collection) -> pd.DataFra
             "difference": mean - cell["reported"],
             "state": "reproduced" if values else "not run" if asked else "reported" if not cell["preset"] else "none",
             "folders": " ".join(str(runs[seed].folder) for seed in values),
-            "command": command_for(cell["preset"], cell["split"]) if asked else "",
+            "command": command_for(wanted, cell["split"]) if asked else "",
         })
     return pd.DataFrame(rows)
 
@@ -226,7 +232,8 @@ def _table(name: str, title: str, cells: list[dict], found: Collection) -> Table
     """The table of these cells; says where runs of several commits stand in one mean."""
     frame = _reproduce(cells, found)
     commits = {p: c for p in dict.fromkeys(frame["preset"]) if (c := found.commits(p))}
-    note = "Scores in %. reproduced: mean ± standard deviation (seeds); difference: reproduced minus reported."
+    note = ("Scores in %. reproduced: mean ± standard deviation (seeds), at one scale without flip; difference: "
+            "reproduced minus reported. In bold the best, of means those of most seeds.")
     return Table(name, title, frame, note + commit_note(commits))
 
 

@@ -9,11 +9,10 @@ its share of every batch.
 """
 
 import itertools
-import json
+import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from ovenet_core import processes
+from ovenet_core import processes, snapshots
 from ovenet_core.benchmarks import Benchmark, Sample, benchmark, fingerprint
 from ovenet_core.cache import DecodedCache
 from ovenet_core.evaluation import Evaluation, evaluate
@@ -38,21 +37,30 @@ from ovenet_core.models import (
     autocast,
     build_loss,
     build_network,
+    initialise,
     labelled_samples,
-    load_baseline,
+    load_weights,
     processor,
     warn_if_slow,
 )
-from ovenet_core.runs import commit, peak_memory, provenance, remove_unfinished, write_atomically, write_json
-from ovenet_core.weights import load_official, read_state
+from ovenet_core.runs import (
+    alone,
+    commit,
+    peak_memory,
+    provenance,
+    remove_unfinished,
+    write_atomically,
+    write_json,
+)
+from ovenet_core.snapshots import SnapshotError
+from ovenet_core.weights import read_state
+
+STATE = ("iteration", "seconds", "history", "sums", "best", "commits", "load_report")  # beside network and optimizer
+OLDEST = STATE[:4]  # what each snapshot has; the first ones had no more
 
 
 class DivergedError(RuntimeError):
     """The loss is not finite; the message names the pictures of the batch."""
-
-
-class SnapshotError(RuntimeError):
-    """A snapshot that cannot be continued from; the message says why and what to do."""
 
 
 def poly(experiment: Experiment, iteration: int, total: int) -> float:
@@ -115,35 +123,42 @@ class Trainer:
             micro_batch=experiment.micro_batch,
         )
         self.snapshot_every = snapshot_every or self.batches.per_epoch
-
-        torch.manual_seed(seed)
-        self.network = build_network(experiment, self.data.num_classes)
-        self.load_report = self._load_initial(weights, initial_run)
-        layout = torch.channels_last if experiment.channels_last else torch.contiguous_format
-        self.network.to(self.device, memory_format=layout)
-        if processes.count() > 1 and self.device.type == "cuda":  # there is none for processors
-            self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
-        warn_if_slow(experiment, self.device)
-        self.optimizer = torch.optim.SGD(
-            [p for p in self.network.parameters() if p.requires_grad],
-            lr=experiment.learning_rate,
-            momentum=experiment.momentum,
-            weight_decay=experiment.weight_decay,
-        )
         self.commit = commit()  # of the code as it runs, whatever becomes of the files meanwhile
-        self.commits: list[str] = []  # of all processes that have had a part in this run, one after the other
+        self.weights, self.initial_run = weights, initial_run
+        warn_if_slow(experiment, self.device)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._begin()
+
+    def _begin(self) -> None:
+        """The state to go on from: a finished run's, the snapshot's, or the initial one."""
+        torch.manual_seed(self.seed)
+        self.network = build_network(self.experiment, self.data.num_classes)
+        self.commits: list[str] = []  # of all processes that have had a part in this run, in no order
         self.iteration, self.seconds = 0, 0.0
         self.history: list[dict[str, float]] = []
         self.sums: dict[str, float] = {}  # of the loss terms since the last row of the history
         self.best: dict[str, float] = {}  # epoch and mIoU of the best validation
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.scores: dict[str, dict] = {}  # of the last validation
+        self.load_report = ""
         if self.result.exists():
-            self._finished_result()  # before anything is written: the folder may be another run's
-        if self.snapshot.exists():
+            self.load_report = self._finished_result().get("initial_weights", "")
+            if (last := self.folder / "checkpoint.safetensors").exists():
+                load_weights(self.network, read_state(last), str(last))
+        elif not self.snapshot.exists():
+            self.load_report = initialise(self.network, self.experiment, self.weights, self.initial_run)
+        layout = torch.channels_last if self.experiment.channels_last else torch.contiguous_format
+        self.network.to(self.device, memory_format=layout)
+        if processes.count() > 1 and self.device.type == "cuda":  # there is none for processors
+            self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
+        self.optimizer = torch.optim.SGD(
+            [p for p in self.network.parameters() if p.requires_grad],
+            lr=self.experiment.learning_rate,
+            momentum=self.experiment.momentum,
+            weight_decay=self.experiment.weight_decay,
+        )
+        if self.snapshot.exists() and not self.result.exists():
             self._resume()
-        if self.writes:
-            remove_unfinished(self.folder)
-            write_json(self.folder / "config.json", self._identity() | {"experiment": asdict(experiment)})
+        self.left = False  # whether an error or interruption has ended the training in the midst of something
 
     @property
     def snapshot(self) -> Path:
@@ -164,30 +179,28 @@ class Trainer:
             processes.wait()
         return source
 
-    def _load_initial(self, weights: str | Path | None, initial_run: str | Path | None) -> str:
-        """Set the initial values; says where they come from."""
-        name, reports = self.experiment.initial_weights, []
-        if name:
-            if weights is None or Path(weights).name != name:
-                raise ValueError(f"the experiment starts from {name}: give its path as weights (got {weights})")
-            reports.append(str(load_official(self.network, read_state(weights), name, self.experiment.widened)))
-        if self.experiment.initial_run:
-            if initial_run is None:
-                raise ValueError(f"the experiment starts from a finished run of {self.experiment.initial_run}: give "
-                                 "its folder as initial_run")
-            reports.append(load_baseline(self.network, initial_run))
-        return "\n".join(reports) or "random"
-
     def run(self, stop_after: int | None = None) -> dict[str, Any] | None:
         """Train to the end and return the result; or stop at iteration `stop_after` with a snapshot (None).
 
-        A run that is done already is not repeated. Interrupting keeps the last snapshot.
+        A run that is done already is not repeated. Interrupting keeps the last snapshot; called again, it goes on from
+        there.
 
         Raises:
-            DivergedError: the loss is not finite; the last snapshot stays.
+            DivergedError: the loss or its gradient is not finite; the last snapshot stays.
+            RuntimeError: another process trains in the same folder.
         """
         if self.result.exists():
             return self._finished_result()
+        with alone(self.folder) if self.writes else nullcontext():
+            if self.writes:
+                remove_unfinished(self.folder)
+                write_json(self.folder / "config.json", snapshots.identity(self.experiment, self.seed))
+            return self._train(stop_after)
+
+    def _train(self, stop_after: int | None) -> dict[str, Any] | None:
+        if self.left:
+            self._begin()
+        self.left = True
         self.commits = sorted({*self.commits, self.commit})
         self.network.train()
         network = DistributedDataParallel(self.network) if processes.count() > 1 else self.network
@@ -203,15 +216,15 @@ class Trainer:
         )
         shown = self.progress and self.writes
         bar = tqdm(total=total, initial=self.iteration, desc="training", unit="it", disable=not shown)
-        started = time.perf_counter() - self.seconds
+        self.started = time.perf_counter() - self.seconds
         source = iter(loader)
         while parts := list(itertools.islice(source, self.batches.steps)):
             self._step(parts, total)
-            self.seconds = time.perf_counter() - started
             bar.update()
             self._after_step(bar)
             if self.iteration == stop_after and self.iteration < total:
                 self._save_snapshot()
+                self.left = False
                 return None
         bar.close()
         return self._finish()
@@ -240,6 +253,9 @@ class Trainer:
                 (terms.total * weight * scale).backward()
             for name, value in zip(values, sums, strict=True):
                 found[name] = found.get(name, 0.0) + weight * value
+        norm = float(nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None]))
+        if not np.isfinite(norm):
+            self._diverged(found | {"norm of the gradient": norm}, rate, [n for *_, names in parts for n in names])
         self.optimizer.step()
         self.iteration += 1
         for name, value in found.items():
@@ -255,7 +271,8 @@ class Trainer:
         every = [name for theirs in processes.gathered(list(names)) for name in theirs]
         raise DivergedError(
             f"the loss is {values} at iteration {self.iteration} (learning rate {rate:.2g}) with the pictures "
-            f"{', '.join(every)}; the last snapshot is kept: look at them, or lower learning_rate"
+            f"{', '.join(every)}; the last snapshot is kept: look at them, or train with a lower learning_rate in "
+            "another run folder"
         )
 
     def _after_step(self, bar: tqdm) -> None:
@@ -286,87 +303,75 @@ class Trainer:
         if self.writes and self.progress:
             bar.write(f"epoch {epoch:4d}: mIoU of {final} {100 * miou:.2f}%")
         if miou > self.best.get("miou", -1):
-            self.best = {"epoch": epoch, "miou": miou}
             self._save_weights("best.safetensors")
+            self.best = {"epoch": epoch, "miou": miou}
 
     def evaluate(self, bar: tqdm | None = None) -> dict[str, Evaluation]:
         """Scores of S_i, S_s and S_f on the validation split, at the size of the labels; none at boundaries.
 
         A training bar, if given, shows how many pictures have been scored.
         """
+        processes.take_from_first(self.network.buffers())  # running statistics, of which the first process's are kept
         size, layout = self.experiment.picture_size, self.experiment.channels_last
-        scored = itertools.count(1)
+        scored, share = itertools.count(1), math.ceil(len(self.val_samples) / processes.count())
 
         def read(sample: Sample) -> dict[str, Tensor]:
             image = self.data.read_image(sample)
             if bar is not None:
-                bar.set_postfix_str(f"validating {next(scored)}/{len(self.val_samples)}")
+                bar.set_postfix_str(f"validating {next(scored)}/{share}")
             return predict_classes(self.network, image, picture_size=size, channels_last=layout)
 
         with autocast(self.experiment, self.device):
             return evaluate(self.data, self.val_samples, read, boundaries=False, workers=1, progress=False)
-
-    def _identity(self) -> dict[str, Any]:
-        return {"config_hash": self.experiment.config_hash, "seed": self.seed}
 
     def _save_weights(self, name: str) -> None:
         if self.writes:
             tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
             write_atomically(self.folder / name, lambda f: save_file(tensors, f.name), mode="wb")
 
+    @property
+    def _samples(self) -> dict[str, list]:
+        return snapshots.of_samples({"train": self.train_samples, "val": self.val_samples})
+
     def _save_snapshot(self) -> None:
         if not self.writes:
             return
-        state = self._identity() | {
-            "experiment": json.loads(json.dumps(asdict(self.experiment))),
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "iteration": self.iteration,
-            "seconds": self.seconds,
-            "history": self.history,
-            "sums": self.sums,
-            "best": self.best,
-            "commits": self.commits,
-        }
+        self.seconds = time.perf_counter() - self.started
+        state = snapshots.identity(self.experiment, self.seed) | {name: getattr(self, name) for name in STATE}
+        state |= {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state["pictures"] = self._samples
         write_atomically(self.snapshot, lambda f: torch.save(state, f), mode="wb")
 
     def _resume(self) -> None:
+        state = snapshots.read(self.snapshot)
+        snapshots.refuse_another(self.snapshot, state, self.experiment, self.seed)
         try:
-            state = torch.load(self.snapshot, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise SnapshotError(f"{self.snapshot} cannot be read ({error}); delete it to start anew") from error
-        self._refuse_another(self.snapshot, state)
-        try:
+            snapshots.refuse_other_pictures(self.snapshot, state.get("pictures", self._samples), self._samples)
             self.network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.iteration, self.seconds = state["iteration"], state["seconds"]
-            self.history, self.sums, self.best = state["history"], state["sums"], state.get("best", {})
-            self.commits = state.get("commits", [])
+            for name in STATE:
+                setattr(self, name, state[name] if name in OLDEST else state.get(name, getattr(self, name)))
+        except SnapshotError:
+            raise
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise SnapshotError(f"{self.snapshot} is not whole ({error}); delete it to start anew") from error
-
-    def _refuse_another(self, file: Path, state: Any) -> None:
-        """Raise SnapshotError if what is stored is not of a run, or of another experiment or seed."""
-        if not isinstance(state, dict) or not {"experiment", "seed", "config_hash"} <= state.keys():
-            raise SnapshotError(f"{file} holds something else than a run, expected its experiment and seed; move it "
-                                "away, or choose another run folder")
-        differences = self.experiment.differences(state["experiment"])
-        if state["seed"] != self.seed:
-            differences.append(f"seed: {self.seed}, {state['seed']}")
-        if differences:
-            raise SnapshotError(
-                f"{file} is of another run. This one and that one differ in {'; '.join(differences)} (configuration "
-                f"{self.experiment.config_hash}, {state['config_hash']}). Choose another run folder, or delete the file"
-            )
 
     def _finish(self) -> dict[str, Any]:
         if self.history[-1].get("miou_initial") is None:
             raise RuntimeError("the last epoch was not validated")
-        if not hasattr(self, "scores"):  # interrupted after the last snapshot
+        if not self.scores:  # interrupted after the last snapshot
             self.scores = {name: evaluation.as_dict() for name, evaluation in self.evaluate().items()}
         self._save_weights("checkpoint.safetensors")
+        if self.writes:
+            write_json(self.result, self._result())
+            self.snapshot.unlink(missing_ok=True)
+        processes.wait()
+        return self._finished_result()
+
+    def _result(self) -> dict[str, Any]:
         several = {"commits": self.commits} if len(self.commits) > 1 else {}
-        result = self._identity() | {
+        about = snapshots.identity(self.experiment, self.seed)
+        return {"config_hash": about["config_hash"], "seed": self.seed} | {
             "metrics": self.scores,
             "split": self.experiment.val_split,
             "best_validation": self.best,
@@ -374,23 +379,18 @@ class Trainer:
             "data_fingerprint": fingerprint([*self.train_samples, *self.val_samples]),
             "parameters": sum(p.numel() for p in self.network.parameters()),
             "initial_weights": self.load_report,
-            "duration_seconds": round(self.seconds, 1),
+            "duration_seconds": round(time.perf_counter() - self.started, 1),
             "peak_memory_gib": round(peak_memory(self.device), 3),
             **provenance(self.device),
             "commit": self.commit,
             **several,
             "processes": processes.count(),
-            "experiment": asdict(self.experiment),
+            "experiment": about["experiment"],
         }
-        if self.writes:
-            write_json(self.result, result)
-            self.snapshot.unlink(missing_ok=True)
-        processes.wait()
-        return json.loads(self.result.read_text())
 
     def _finished_result(self) -> dict[str, Any]:
-        result = json.loads(self.result.read_text())
-        self._refuse_another(self.result, result)
+        result = snapshots.read_result(self.result)
+        snapshots.refuse_another(self.result, result, self.experiment, self.seed)
         return result
 
 

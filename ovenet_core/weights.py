@@ -112,7 +112,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: check the path, or leave `weights` empty to start from random")
+        raise FileNotFoundError(f"no weights at {path}: check the path, or set initial_weights to '' to start without")
     try:
         safe = path.suffix == ".safetensors"
         state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)

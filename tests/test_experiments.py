@@ -126,6 +126,17 @@ def test_value_of_the_wrong_type_is_refused_by_name(field, value):
         DEFAULT.override(**{field: value})
 
 
+@pytest.mark.parametrize(("text", "value"), [("1e-3", 0.001), ("1.5E-2", 0.015), ("+2e0", 2.0)])
+def test_a_power_of_ten_that_yaml_takes_for_text_is_a_number(text, value):
+    assert DEFAULT.override(learning_rate=text).learning_rate == value
+    assert DEFAULT.override(scale=["5e-1", 2]).scale == (0.5, 2.0)
+
+
+def test_a_refused_size_says_what_a_size_is():
+    with pytest.raises(ValueError, match=r"crop is 64; expected tuple\[int, int\]"):
+        DEFAULT.override(crop=64)
+
+
 def test_refused_override_of_a_part_says_which():
     with pytest.raises(ValueError, match=r"crop\[1\] is '1024'; expected int"):
         DEFAULT.override(crop=[512, "1024"])

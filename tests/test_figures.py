@@ -234,6 +234,7 @@ def test_network_is_drawn_with_its_tensors():
 
 def test_logits_shown_are_those_that_fusion_changed_most():
     assert network_figure.changed_classes(frame()) == [CAR, SKY, ROAD]  # 392, 200 and 192 pixels
+    assert network_figure.changed_classes(frame(), 2) == [CAR, SKY]
 
 
 def test_the_enlarged_part_lies_in_the_picture():

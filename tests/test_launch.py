@@ -32,6 +32,7 @@ def test_fields_are_set_by_name_as_text_or_as_yaml():
         (["scenes/ovenet", "--set", "epoch=2"], "did you mean 'epochs'"),
         (["scenes/ovenet", "--set", "epochs=two"], "epochs is 'two'"),
         (["scenes/ovenet", "--set", "epochs"], "expected FIELD=VALUE"),
+        (["scenes/ovenet", "--set", "crop=[64"], "expected FIELD=VALUE"),
         (["scenes/ovenet", "--sed", "2"], "--sed"),
     ],
 )
@@ -72,6 +73,7 @@ def notebook(*cells: str) -> dict:
         ("overrides = '{epochs: 2, crop: [64, 128]}'", {"epochs": 2, "crop": [64, 128]}),
         ("overrides = ''", {}),
         ("epochs = 2", {"epochs": 2}),
+        ("epochs: int = 2; learning_rate = '1e-3'", {"epochs": 2, "learning_rate": "1e-3"}),
         ("micro_batch = None; crop = [64, 128]; ohem = False", {"micro_batch": None, "crop": [64, 128], "ohem": False}),
         ("crop = '[64, 128]'; initial_weights = ''", {"crop": [64, 128], "initial_weights": ""}),
         ("overrides = {'epochs': 2, 'tau': 0.2}; epochs = 3", {"epochs": 3, "tau": 0.2}),
@@ -93,6 +95,7 @@ def test_fields_are_given_to_a_notebook_together_or_by_name(given, expected):
         ("overides = {'epochs': 2}", "did you mean 'overrides'"),
         ("xyz = 1", "expected one of experiment, overrides"),
         ("overrides = 'epochs'", "expected fields of an experiment, such as {epochs: 2}"),
+        ("overrides = '{epochs: ['", "expected YAML"),
         ("overrides = [1]", "expected fields of an experiment"),
         ("seed = 1.5", "seed is 1.5; expected int"),
         ("seed = True", "seed is True; expected int"),
@@ -104,6 +107,12 @@ def test_what_a_notebook_does_not_know_is_refused(given, named):
     namespace = notebook(given)
     with pytest.raises(ValueError, match=named):
         given_overrides(namespace["overrides"], namespace)
+
+
+def test_a_field_that_is_written_later_is_given_too():
+    """As where somebody goes back to the parameters after the notebook has run."""
+    namespace = notebook("spec = Path()", "tau = 0.2")
+    assert given_overrides(namespace["overrides"], namespace) == {"tau": 0.2}
 
 
 def test_a_cell_that_is_run_again_is_given_the_same():

@@ -1,5 +1,6 @@
 """The assembled networks: sizes, named outputs, gradient flow, freezing, checkpointing and precision."""
 
+import copy
 from functools import cache
 
 import pytest
@@ -273,6 +274,22 @@ def test_computing_activations_again_changes_nothing(body, checkpointing, monkey
     for name, value in network.named_buffers():
         torch.testing.assert_close(value, statistics[name], rtol=1e-12, atol=0, msg=lambda m, n=name: n + m)
     assert {m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+
+
+def test_synchronised_batch_norm_is_computed_again_as_well(monkeypatch):
+    """What several GPUs have in place of batch-norm; in one process it computes the same."""
+    torch.manual_seed(0)
+    network = narrow("hrnet").train()
+    other = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(network))
+    assert any(isinstance(m, nn.SyncBatchNorm) for m in other.modules())
+    for one in (network, other):
+        OVeNetLoss(ohem=False)(one(picture()), labels()).total.backward()
+    gradients = {name: p.grad for name, p in network.named_parameters()}
+    for name, parameter in other.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-9, atol=1e-12, msg=lambda m, n=name: n + m)
+    statistics = dict(network.named_buffers())
+    for name, value in other.named_buffers():
+        torch.testing.assert_close(value, statistics[name], rtol=1e-12, atol=0, msg=lambda m, n=name: n + m)
 
 
 @each_body

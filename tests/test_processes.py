@@ -18,8 +18,10 @@ from ovenet_core import processes
 from ovenet_core.benchmarks import CITYSCAPES, IGNORE
 from ovenet_core.evaluation import evaluate
 from ovenet_core.experiments import preset
+from ovenet_core.inference import predict_classes
 from ovenet_core.loading import Batches
 from ovenet_core.losses import OVeNetLoss, cross_entropy, ohem_cross_entropy
+from ovenet_core.models import load_trained
 from ovenet_core.ovenet import Logits, Prediction
 from ovenet_core.scenes import write_scenes
 from ovenet_core.training import Trainer
@@ -224,6 +226,19 @@ def test_two_processes_give_the_weights_and_scores_of_one(scenes, pair, tmp_path
     assert differences(tmp_path / "one", tmp_path / "two") < 1e-5
     assert two[0] == two[1] and two[0]["processes"] == 2
     assert two[0]["metrics"]["S_f"]["miou"] == pytest.approx(one["metrics"]["S_f"]["miou"], abs=2e-3)
+
+
+def test_scores_are_those_of_the_checkpoint_where_each_process_has_its_own_statistics(scenes, pair, tmp_path):
+    """On processors batch-norm is not synchronised; the first process's statistics are kept, and scored."""
+    first, second = pair(train, TINY, scenes, tmp_path / "two")
+    assert first == second
+    spec, network = load_trained(tmp_path / "two")
+
+    def read(sample):
+        return predict_classes(network, CITYSCAPES.read_image(sample), channels_last=spec.channels_last)
+
+    again = evaluate(CITYSCAPES, CITYSCAPES.samples(scenes, "val"), read, boundaries=False, workers=1, progress=False)
+    assert first["metrics"] == {name: evaluation.as_dict() for name, evaluation in again.items()}
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(labelled, pair, tmp_path):

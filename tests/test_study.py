@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from test_tables import write_run
 
+from ovenet_core.claims import causes, claims, judge
 from ovenet_core.collection import collect, find_runs
 from ovenet_core.costs import costs
 from ovenet_core.evaluation import Evaluation, PictureScores, picture_counts
@@ -17,10 +18,7 @@ from ovenet_core.study import (
     Estimate,
     Study,
     accuracy,
-    causes,
-    claims,
     class_iou,
-    judge,
     miou,
     over_seeds,
     paired_difference,
@@ -170,24 +168,30 @@ def study(tmp_path) -> Study:
     for seed in range(3):
         write_scored(tmp_path / f"h{seed}", "scenes/hrnet", seed, 0.7, random)
         ovenet = write_scored(tmp_path / f"o{seed}", "scenes/ovenet", seed, 0.8, random)
-        row = {"condition": "all", "by": "all", "length_median": 3 + seed / 10, "seed_deeper": 0.3 + seed / 100,
-               "random_deeper": 0.1, "brier": 0.03, "brier_of_rate": 0.02 + seed / 1000}
-        analysis = {"split": "val", "offset_analysis": {"table": [row], "reliability": BINS}}
+        row = {"condition": "all", "by": "all", "group": "all", "length_median": 3 + seed / 10,
+               "seed_deeper": 0.3 + seed / 100, "random_deeper": 0.1, "brier": 0.03,
+               "brier_of_rate": 0.02 + seed / 1000}
+        lengths = {"below 1": (10, 1.0), "1 to 2": (0, None), "2 to 4": (30, 1.5 + seed / 10), "4 to 8": (90, 9.0)}
+        bands = [row | {"by": "distance", "group": group, "pixels": pixels, "length_median": length, "brier": 0.01}
+                 for group, (pixels, length) in lengths.items()]
+        analysis = {"split": "val", "offset_analysis": {"table": [row, *bands], "reliability": BINS}}
         (ovenet / "offset_analysis.json").write_text(json.dumps(analysis))
     return Study("scenes", collect(*find_runs(tmp_path)))
 
 
 def test_verdicts_follow_from_the_runs(study):
     found = {claim.number: claim for claim in claims(study)}
-    assert len({number.rstrip("abc") for number in found}) == 12
+    assert len({number.rstrip("abcd") for number in found}) == 12
     assert found["1"].verdict == "confirmed" and found["1"].estimate.seeds == 3 and found["1"].estimate.value > 5
     assert found["3"].verdict == "confirmed" and found["3"].estimate.value == 100
     assert found["4"].verdict == "undecided"  # as much near boundaries as elsewhere
-    assert found["5"].verdict == "confirmed" and found["5"].estimate.value == pytest.approx(3.1 / 4)
-    assert found["6"].verdict == "confirmed" and found["6"].estimate.value == pytest.approx(21)
+    assert found["5a"].verdict == "confirmed" and found["5a"].estimate.value == pytest.approx(3.1 / 4)
+    assert found["5b"].verdict == "refuted" and found["5b"].estimate.value == pytest.approx((10 + 30 * 1.6) / 40 / 4)
+    assert found["6a"].verdict == "confirmed" and found["6a"].estimate.value == pytest.approx(21)
+    assert found["6b"].estimate == found["6a"].estimate
     assert found["7a"].verdict == "confirmed" and found["7a"].estimate.value == pytest.approx(80)
     assert found["7b"].verdict == "refuted" and found["7b"].estimate.value == pytest.approx(8400 / 110)
-    assert found["7c"].verdict == "refuted"
+    assert found["7c"].verdict == "refuted" and found["7d"].verdict == "confirmed"
     assert all(found[n].verdict == "undecided" and found[n].estimate.seeds == 0 for n in ("2", "8", "9a", "10", "12"))
 
 
@@ -195,7 +199,7 @@ def test_each_claim_has_a_command_that_adds_a_seed_that_is_not_there(study):
     commands = {claim.number: claim.command for claim in claims(study)}
     assert "'variants=[ovenet,hrnet]' seeds=3 scores=True" in commands["1"]
     assert "'variants=[ovenet,ovenet-tau-1]' seeds=0 scores=True" in commands["9b"]
-    assert "variants=ovenet seeds=3" in commands["5"]
+    assert "variants=ovenet seeds=3" in commands["5a"]
 
 
 def test_a_seed_that_counts_and_has_no_scores_of_pictures_is_not_asked_for_again(study, tmp_path):
@@ -218,6 +222,30 @@ def test_scores_of_pictures_that_are_not_the_runs_own_are_refused(study, tmp_pat
         study.difference("ovenet", "hrnet")
 
 
+def test_what_is_not_there_is_said(study, tmp_path):
+    missing = {claim.number: claim.missing for claim in claims(study)}
+    assert missing["2"] == missing["9a"] == "not run"
+    for seed in range(3):
+        (tmp_path / f"o{seed}/pictures.csv.gz").unlink()
+        (tmp_path / f"o{seed}/offset_analysis.json").unlink()
+    found = {claim.number: claim for claim in claims(study)}
+    assert all((found[n].missing, found[n].estimate.seeds) == ("not scored", 0) for n in ("1", "3", "4", "5a", "7d"))
+
+
+def test_offsets_are_counted_where_they_were_analysed_and_scores_where_they_were_scored(study, tmp_path):
+    (tmp_path / "o1/pictures.csv.gz").unlink()
+    (tmp_path / "o2/offset_analysis.json").unlink()
+    found = {claim.number: claim for claim in claims(study)}
+    for number, seeds, folders in (("1", 2, "o0 o2 h0 h2"), ("5a", 2, "o0 o1")):
+        assert found[number].estimate.seeds == seeds
+        assert set(found[number].folders) == {str(tmp_path / folder) for folder in folders.split()}
+
+
+def test_an_unknown_scale_is_refused_with_the_nearest(study):
+    with pytest.raises(ValueError, match=r"scale is 'camvid-haf'.*did you mean 'camvid-half'"):
+        Study("camvid-haf", study.found)
+
+
 def test_an_analysis_of_another_split_is_refused(study, tmp_path):
     (tmp_path / "o0/offset_analysis.json").write_text(json.dumps({"split": "train"}))
     with pytest.raises(ValueError, match=r"o0/offset_analysis.json: of the split 'train', the run's is 'val'"):
@@ -231,7 +259,7 @@ def test_fusion_is_told_from_joint_training(study):
 
 def test_pairs_need_the_same_pictures(study, tmp_path):
     counts = pd.read_csv(tmp_path / "h0/pictures.csv.gz")
-    counts[counts["picture"] != "p3"].to_csv(tmp_path / "h0/pictures.csv.gz", index=False)
+    counts.replace({"picture": {"p3": "another"}}).to_csv(tmp_path / "h0/pictures.csv.gz", index=False)
     assert study.difference("ovenet", "hrnet").seeds == 2
 
 

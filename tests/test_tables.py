@@ -209,6 +209,20 @@ def test_the_best_is_bold_by_value_and_equal_ones_all_are():
     assert list(texts["c", "difference"]) == ["-10.00", "-12.00", "-13.00"]
 
 
+def test_a_mean_of_fewer_seeds_is_not_the_best_and_neither_is_a_zero():
+    several = frame([0.0] * 3, [70.0, 65.0, 64.0]).assign(seeds=[1, 3, 3])
+    shown = Table("t", "T", several).texts("**{}**")["c", "reproduced"]
+    assert list(shown) == ["70.00 (1)", "**65.00 (3)**", "64.00 (3)"]
+    table = Table("t", "T", frame([0.0, 0.0], [0.0, 0.0])).texts("**{}**")
+    assert list(table["c", "reproduced"]) == ["0.00 (1)"] * 2 and list(table["c", "reported"]) == ["0.0"] * 2
+
+
+def test_the_command_beside_a_gain_runs_what_is_missing(tmp_path):
+    write_run(tmp_path / "o", "acdc/ovenet", 0, 0.7, split="test")
+    row = row_of(tables(tmp_path)["text"], "acdc, test, all, OVeNet, gain over HRNet", "IoU cla.")
+    assert row["state"] == "not run" and row["command"] == command_for("acdc/hrnet", "test")
+
+
 def test_what_was_not_run_says_so_and_has_its_command(tmp_path):
     table = tables(tmp_path)["table5"]
     assert (table.frame["state"] == "not run").all() and len(table.missing()) == 7

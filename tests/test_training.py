@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 import signal
 import subprocess
 from contextlib import suppress
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -77,6 +79,35 @@ def test_a_run_interrupted_at_its_very_end_is_finished(scenes, finished, tmp_pat
         with pytest.raises(KeyboardInterrupt):
             trainer(scenes, tmp_path).run()
     assert trainer(scenes, tmp_path).run()["metrics"] == finished[1]["metrics"]
+
+
+@pytest.mark.parametrize("place", ["_validate", "_terms", "_save_weights", "optimizer.step"])
+def test_a_run_that_was_interrupted_anywhere_goes_on_from_its_snapshot_when_called_again(
+    scenes, finished, tmp_path, monkeypatch, place
+):
+    """As in a notebook whose cell is stopped and run again; half of a step or of a validation leaves no trace."""
+    run = trainer(scenes, tmp_path, snapshot_every=1)
+    run.run(stop_after=2)
+    *owner, name = place.split(".")
+    target = run.optimizer if owner else run
+    real = getattr(target, name)
+
+    def interrupted(*arguments):
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(target, name, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run.run()
+    assert run.run()["metrics"] == finished[1]["metrics"]
+    assert_same_weights(weights_of(tmp_path), weights_of(finished[0]))
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "history.csv"), pd.read_csv(finished[0] / "history.csv"))
+
+
+def test_a_run_that_is_done_has_the_trained_network(scenes, finished):
+    network = trainer(scenes, finished[0]).network.state_dict()
+    assert_same_weights(dict(network), weights_of(finished[0]))
 
 
 def test_a_refused_folder_is_left_as_it_is(scenes, finished):
@@ -153,6 +184,22 @@ def test_all_commits_that_trained_a_run_are_in_its_result(scenes, tmp_path, monk
     assert result["commit"] == "a" and result["commits"] == ["a", "b", "c"]
 
 
+def test_a_snapshot_of_other_pictures_is_refused_with_both_counts(scenes, tmp_path):
+    data = shutil.copytree(scenes, tmp_path / "data")
+    trainer(data, tmp_path / "run").run(stop_after=2)
+    for kind in ("leftImg8bit", "gtFine"):
+        for path in sorted((data / kind / "train").glob("*/*_000003_*")):
+            path.unlink()
+    with pytest.raises(SnapshotError, match=r"snapshot.pt is of a run with 7 pictures of train; here are 6"):
+        trainer(data, tmp_path / "run")
+
+
+def test_a_result_that_is_not_whole_is_refused_by_name(scenes, tmp_path):
+    (tmp_path / "result.json").write_text('{"seed": 0, "met')
+    with pytest.raises(SnapshotError, match=r"result.json is not whole .* move it away"):
+        trainer(scenes, tmp_path)
+
+
 def test_an_older_snapshot_without_commits_is_continued(scenes, finished, tmp_path):
     trainer(scenes, tmp_path).run(stop_after=2)
     state = torch.load(tmp_path / "snapshot.pt", weights_only=True)
@@ -196,6 +243,17 @@ def test_a_loss_that_is_not_finite_stops_with_the_names_and_keeps_the_snapshot(s
     assert all(name in str(error.value) for name in names)
     assert torch.load(tmp_path / "snapshot.pt", weights_only=True)["iteration"] == 2
     assert trainer(scenes, tmp_path).iteration == 2
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_are_changed(scenes, tmp_path):
+    run = trainer(scenes, tmp_path, snapshot_every=1)
+    run.run(stop_after=2)
+    weight = run.network.semantic_head.classifier.output.weight
+    weight.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(DivergedError, match=r"norm of the gradient.* at iteration 2 .*street"):
+        run.run()
+    assert weight.isfinite().all()
+    assert torch.load(tmp_path / "snapshot.pt", weights_only=True)["iteration"] == 2
 
 
 @pytest.mark.parametrize("part", ["trunk.stem.conv1", "semantic_head.classifier.output", "offset_head.head.output"])
@@ -349,6 +407,25 @@ def test_a_frozen_run_starts_from_the_trained_baseline(scenes, tmp_path):
     assert TINY.override(offset_branch=None).config_hash in result["initial_weights"]
 
 
+def test_a_frozen_run_goes_on_and_is_shown_without_its_baseline(scenes, tmp_path):
+    trainer(scenes, tmp_path / "hrnet", TINY.override(offset_branch=None, epochs=1)).run()
+    frozen = TINY.override(frozen=True, initial_run="scenes/hrnet")
+    trainer(scenes, tmp_path / "frozen", frozen, initial_run=tmp_path / "hrnet").run(stop_after=1)
+    shutil.rmtree(tmp_path / "hrnet")
+    result = trainer(scenes, tmp_path / "frozen", frozen).run()
+    assert TINY.override(offset_branch=None, epochs=1).config_hash in result["initial_weights"]
+    assert trainer(scenes, tmp_path / "frozen", frozen).run() == result
+
+
+def test_a_frozen_run_does_not_start_from_an_ovenet_or_from_half_a_run(scenes, finished, tmp_path):
+    frozen = TINY.override(frozen=True, initial_run="scenes/hrnet")
+    with pytest.raises(ValueError, match="is a run of OVeNet: give one of a baseline"):
+        trainer(scenes, tmp_path / "frozen", frozen, initial_run=finished[0])
+    trainer(scenes, tmp_path / "hrnet", TINY.override(offset_branch=None)).run(stop_after=1)
+    with pytest.raises(FileNotFoundError, match="hrnet has no checkpoint: finish that run first"):
+        trainer(scenes, tmp_path / "frozen", frozen, initial_run=tmp_path / "hrnet")
+
+
 def test_a_frozen_run_without_its_baseline_is_refused(scenes, tmp_path):
     frozen = TINY.override(frozen=True, initial_run="scenes/hrnet")
     with pytest.raises(ValueError, match="finished run of scenes/hrnet"):
@@ -369,14 +446,29 @@ def test_the_best_and_the_last_weights_are_kept_and_nothing_else(scenes, tmp_pat
     history = pd.read_csv(tmp_path / "history.csv")
     best = history.loc[history.miou_fused.idxmax()]
     assert result["best_validation"] == {"epoch": best.epoch, "miou": pytest.approx(best.miou_fused)}
-    kept = {"config.json", "history.csv", "best.safetensors", "checkpoint.safetensors", "result.json"}
+    kept = {"config.json", "history.csv", "best.safetensors", "checkpoint.safetensors", "result.json", ".lock"}
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 def test_what_a_killed_write_left_is_removed(scenes, tmp_path):
     (tmp_path / ".snapshot.pt.0123.tmp").write_bytes(b"half a snapsh")
-    trainer(scenes, tmp_path)
+    trainer(scenes, tmp_path).run(stop_after=1)
     assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_run_that_is_only_opened_changes_nothing(scenes, tmp_path):
+    """Its folder may be that of a run that is being trained, by torchrun beside the notebook that shows it."""
+    (tmp_path / ".snapshot.pt.0123.tmp").write_bytes(b"half a snapsh")
+    trainer(scenes, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [".snapshot.pt.0123.tmp"]
+
+
+def test_two_processes_do_not_train_in_one_folder(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr("ovenet_core.runs.PATIENCE", 0)
+    run = trainer(scenes, tmp_path)
+    with FileLock(tmp_path / ".lock"), pytest.raises(RuntimeError, match=f"{tmp_path} is in use"):
+        run.run()
+    assert run.run(stop_after=1) is None and run.iteration == 1
 
 
 def test_a_doubled_loss_weight_doubles_the_first_step(scenes, tmp_path):

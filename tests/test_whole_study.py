@@ -58,3 +58,17 @@ def test_what_fails_does_not_stop_the_rest_and_is_told_at_the_end(tmp_path, monk
     (figures,) = (command for command in called if any("07_figures" in part for part in command))
     folders = [Cell("scenes-short", variant, 0, overrides, tmp_path).folder for variant in ("hrnet", "ovenet")]
     assert all(str(folder) in figures[-1] for folder in folders)
+
+
+def test_other_variants_are_run_without_the_two_systems(tmp_path, monkeypatch):
+    called = []
+
+    def run(command, **options):
+        called.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(sys, "argv", ["study.py", "toy", "--root", str(tmp_path), "--variants", "ovenet-ce"])
+    runpy.run_path(str(ROOT / "workflow/study.py"), run_name="__main__")
+    assert [part for command in called for part in command if part.startswith("variants=")] == ["variants=[ovenet-ce]"]
+    assert not any("07_figures" in part for command in called for part in command)  # which show both of them

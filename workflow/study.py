@@ -47,9 +47,9 @@ def main() -> None:
     more = [*options.set, *([f"data_root={options.data_root}"] if options.data_root else [])]
     given = yaml.safe_load("\n".join(setting.replace("=", ": ", 1) for setting in options.set)) or {}
     overrides = Grid.from_config({"scale": scale, "variants": options.variants} | given).overrides
-    grids = [(",".join(options.variants), "0")]
-    if options.seeds > 1:
-        grids.append((",".join(FIRST), ",".join(map(str, range(1, options.seeds)))))
+    grids, more_seeds = [(",".join(options.variants), "0")], ",".join(map(str, range(1, options.seeds)))
+    if more_seeds and (first := ",".join(name for name in FIRST if name in options.variants)):
+        grids.append((first, more_seeds))
     done = []  # what fails does not stop the rest
     for variants, seeds in grids:
         settings = [f"scale={scale}", f"variants=[{variants}]", f"seeds=[{seeds}]", "scores=True", f"root={root}"]
@@ -59,9 +59,10 @@ def main() -> None:
     runs, folder = [str(root / scale)], root / scale / "report"
     folder.mkdir(parents=True, exist_ok=True)
     done.append(show("06_tables", folder, roots=runs, scales=[scale], output_folder=str(folder / "tables")))
-    baseline, ovenet = (Cell(scale, variant, 0, overrides, root) for variant in FIRST)
-    compared = {"baseline_run": str(baseline.folder), "ovenet_run": str(ovenet.folder)}
-    done.append(show("07_figures", folder, **data, **compared, output_folder=str(folder / "figures")))
+    if set(FIRST) <= set(options.variants):
+        baseline, ovenet = (Cell(scale, variant, 0, overrides, root) for variant in FIRST)
+        compared = {"baseline_run": str(baseline.folder), "ovenet_run": str(ovenet.folder)}
+        done.append(show("07_figures", folder, **data, **compared, output_folder=str(folder / "figures")))
     done.append(show("09_claims", folder, roots=runs, scale=scale))
     print(f"tables, figures and claims are in {folder}")
     if not all(done):
