@@ -85,12 +85,27 @@ class Report:
             write_atomically(folder / f"{name}.tex", lambda f, text=tabular: f.write(text))
         return sorted(folder.iterdir())
 
+    def answer(self, scale: str) -> str:
+        """What the runs of a scale say of the question whether offset vectors help."""
+        claimed = self.frames[f"{scale}_claims"][1].set_index("claim")
+        caused = self.frames[f"{scale}_causes"][1].set_index("part")
+
+        def said(frame: pd.DataFrame, name: str) -> str:
+            return f"{frame.loc[name, 'number [interval]']}, {frame.loc[name, 'seeds']} seeds"
+
+        first = "OVeNet beats HRNet"
+        return (f"**Do offset vectors help?** In points of mIoU: OVeNet minus HRNet {said(claimed, first)}: "
+                f"{claimed.loc[first, 'verdict']}. OVeNet minus an HRNet whose loss weighs as much as OVeNet's "
+                f"{said(caused, 'over twice the loss')}. Fusion itself, *S_f* minus *S_i* of the same network, "
+                f"{said(caused, 'of fusion itself')}.")
+
     def readme(self, scale: str = "camvid-half") -> str:
-        """The README's section: each run with its link, the claims of one scale, and its causes."""
+        """The README's section: the answer, each run with its link, the claims of one scale, and its causes."""
         study = Study(scale, self.found)
         runs = [(v, run) for v in VARIANTS for _, run in sorted(study.runs(v).items())]
         rows = [row for variant, run in runs for row in _rows(variant, run)]
-        parts = ["| run | seed | inference | *S_i* | *S_s* | *S_f* |", "|---|---|---|---|---|---|", *rows, ""]
+        heads = ["| run | seed | inference | *S_i* | *S_s* | *S_f* |", "|---|---|---|---|---|---|"]
+        parts = [self.answer(scale), "", *heads, *rows, ""]
         for name in ("claims", "causes"):
             title, frame = self.frames[f"{scale}_{name}"]
             shown = frame.drop(columns=[c for c in ("source", "measure") if c in frame and name == "claims"])

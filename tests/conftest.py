@@ -58,8 +58,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One process more than there are cores, up to four: many tests wait for other processes."""
-    return min(4, (os.cpu_count() or 1) + 1)
+    """Two processes more than there are cores, up to four: many tests wait for other processes."""
+    return min(4, (os.cpu_count() or 1) + 2)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
