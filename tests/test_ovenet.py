@@ -255,6 +255,14 @@ def test_gradients_can_be_taken_twice():
     torch.testing.assert_close(first, second)
 
 
+def assert_same_gradients_and_statistics(one: nn.Module, other: nn.Module) -> None:
+    gradients, statistics = {name: p.grad for name, p in other.named_parameters()}, dict(other.named_buffers())
+    for name, parameter in one.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-9, atol=1e-12, msg=lambda m, n=name: n + m)
+    for name, value in one.named_buffers():
+        torch.testing.assert_close(value, statistics[name], rtol=1e-12, atol=0, msg=lambda m, n=name: n + m)
+
+
 @each_body
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_computing_activations_again_changes_nothing(body, checkpointing, monkeypatch):
@@ -267,12 +275,7 @@ def test_computing_activations_again_changes_nothing(body, checkpointing, monkey
         monkeypatch.setattr(module, "checkpointed", lambda function, *inputs, norms_of=None: function(*inputs))
     plain, plain_losses = passes(body, False)
     assert losses == pytest.approx(plain_losses, rel=1e-12)
-    gradients = {name: p.grad for name, p in plain.named_parameters()}
-    for name, parameter in network.named_parameters():
-        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-9, atol=1e-12, msg=lambda m, n=name: n + m)
-    statistics = dict(plain.named_buffers())
-    for name, value in network.named_buffers():
-        torch.testing.assert_close(value, statistics[name], rtol=1e-12, atol=0, msg=lambda m, n=name: n + m)
+    assert_same_gradients_and_statistics(network, plain)
     assert {m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
 
 
@@ -284,12 +287,7 @@ def test_synchronised_batch_norm_is_computed_again_as_well(monkeypatch):
     assert any(isinstance(m, nn.SyncBatchNorm) for m in other.modules())
     for one in (network, other):
         OVeNetLoss(ohem=False)(one(picture()), labels()).total.backward()
-    gradients = {name: p.grad for name, p in network.named_parameters()}
-    for name, parameter in other.named_parameters():
-        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-9, atol=1e-12, msg=lambda m, n=name: n + m)
-    statistics = dict(network.named_buffers())
-    for name, value in other.named_buffers():
-        torch.testing.assert_close(value, statistics[name], rtol=1e-12, atol=0, msg=lambda m, n=name: n + m)
+    assert_same_gradients_and_statistics(other, network)
 
 
 @each_body
