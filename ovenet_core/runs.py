@@ -21,7 +21,7 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
-PATIENCE = 10
+PATIENCE = 10  # seconds: the workers of a killed process end, and leave its lock, some five seconds after it
 
 
 class WriteError(OSError):

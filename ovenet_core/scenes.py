@@ -1,7 +1,7 @@
 """Generated scenes: pictures with exact labels and instances, drawn from a seed, in the layouts of the benchmarks.
 
-`street` and `places` lay scenes out as coloured polygons in metres, `camera` and `weather` paint them at any size, and
-`write_scenes` writes sets of them as Cityscapes, ACDC and ADE20K come.
+`street` and `places` lay scenes out as coloured polygons in metres, from `parts` and `shapes`; `camera` and `weather`
+paint them at any size, and `write_scenes` writes sets of them as Cityscapes, ACDC and ADE20K come.
 """
 
 import difflib
@@ -22,8 +22,9 @@ from ovenet_core import benchmarks
 from ovenet_core.benchmarks import ACDC, CITYSCAPES, Benchmark, DataError
 from ovenet_core.files import find
 from ovenet_core.generated.camera import MOODS, Camera, Scene
+from ovenet_core.generated.parts import LABEL_ID
 from ovenet_core.generated.places import draw_place
-from ovenet_core.generated.street import LABEL_ID, Street
+from ovenet_core.generated.street import Street
 from ovenet_core.generated.weather import WeatherCamera
 from ovenet_core.runs import write_atomically
 

@@ -60,7 +60,7 @@ def read(file: Path) -> Any:
 
 
 def read_result(file: Path) -> Any:
-    """What a `result.json` holds."""
+    """What the `result.json` or the `config.json` of a run holds."""
     try:
         return json.loads(file.read_text())
     except ValueError as error:

@@ -76,8 +76,8 @@ class Trainer:
         data_root: folder of the benchmark's pictures.
         run_folder: where the run's files go; a snapshot in it is continued.
         seed: of the initial values, the order of the pictures and the augmentation.
-        weights: file of `experiment.initial_weights`; required if the experiment names one.
-        initial_run: folder of the finished run of `experiment.initial_run`; required if the experiment names one.
+        weights: file of `experiment.initial_weights`; required if the experiment names one and the run has not begun.
+        initial_run: folder of the finished run of `experiment.initial_run`; likewise.
         device: "cpu", "cuda", …; by default a GPU if there is one.
         workers: processes that prepare pictures; the outcome does not depend on it.
         cache: folder for the decoded training pictures (`cache.DecodedCache`), so that no epoch decodes them again.
@@ -85,7 +85,7 @@ class Trainer:
         progress: show a progress bar.
 
     Raises:
-        SnapshotError: the folder holds a snapshot of another experiment or seed, or a damaged one.
+        SnapshotError: the folder holds a snapshot of another experiment or seed or of other pictures, or a damaged one.
         ValueError, DataError: class weights of another number than the classes; a split without labels.
     """
 

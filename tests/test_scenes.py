@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from ovenet_core import scenes
 from ovenet_core.benchmarks import ACDC, ADE20K, BENCHMARKS, CITYSCAPES, DataError
 from ovenet_core.generated.camera import MOODS, Camera
+from ovenet_core.generated.parts import Face
 from ovenet_core.generated.places import draw_place
-from ovenet_core.generated.street import Face
 from ovenet_core.label_tables import CITYSCAPES_LABELS
 from ovenet_core.scenes import draw_scene, open_data, write_scenes
 

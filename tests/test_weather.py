@@ -5,7 +5,7 @@ import pytest
 
 from ovenet_core.benchmarks import ACDC
 from ovenet_core.generated.camera import Scene
-from ovenet_core.generated.street import LABEL_ID, Face, Light
+from ovenet_core.generated.parts import LABEL_ID, Face, Light
 from ovenet_core.generated.weather import WeatherCamera
 from ovenet_core.scenes import draw_scene
 

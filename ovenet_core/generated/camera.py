@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8, UInt16
 
+from ovenet_core.generated.parts import EYE, Colour, Face
 from ovenet_core.generated.shapes import circle
-from ovenet_core.generated.street import EYE, Colour, Face
 
 
 class Mood(NamedTuple):

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ovenet_core.generated.camera import MOODS, Camera, Mood, Scene
+from ovenet_core.generated.parts import Face
 from ovenet_core.generated.shapes import SHAPES, SOLID, circle
-from ovenet_core.generated.street import Face
 from ovenet_core.generated.things import THINGS, Thing
 
 KINDS = "LBKWOHSPCM"  # living room, bedroom, kitchen, bathroom, office, hall, street, park, coast, mountains

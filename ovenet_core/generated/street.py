@@ -1,140 +1,52 @@
 """What stands in a generated scene: a street laid out from a seed, as coloured polygons in metres.
 
 World axes: x to the right, y up from the ground, z ahead of the camera, which is `EYE` metres above (0, 0, 0).
-Colours are RGB in [0, 255]; a part is a flat polygon (corners, 2) with its colour.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
 from itertools import accumulate, count, pairwise
-from typing import NamedTuple
 
 import numpy as np
 
-from ovenet_core.generated.shapes import circle
-from ovenet_core.label_tables import CITYSCAPES_LABELS
-
-LABEL_ID = {label.name: label.id for label in CITYSCAPES_LABELS}
-EYE, FAR = 1.5, 150.0  # height of the camera and length of the street, metres
-
-Number = float | int
-Colour = np.ndarray | tuple[Number, Number, Number]
-Part = tuple[np.ndarray, Colour]
-Line = Sequence[Number] | np.ndarray  # x0, y0, x1, y1
-
-
-class Light(tuple):
-    """A colour (RGB) of what shines at night."""
-
-
-class Face(NamedTuple):
-    """Polygons of one colour that do not overlap."""
-
-    points: np.ndarray  # (corners, 3), or (polygons, corners, 3)
-    colour: Colour | None  # None: only the ids change
-    ident: int | None = None  # instance id, or label id where there are no instances; None: only the colours change
-    casts: bool = False  # whether it throws a shadow on the ground
-
-
-_ASPHALTS, _GRASS = np.array(((92, 92, 96), (108, 106, 104), (82, 84, 92))), np.array(((112, 142, 72),))
-_PAVINGS, _TRIMS = np.array(((172, 166, 160), (186, 174, 160), (158, 160, 164))), np.array(((216, 208, 196),))
-_FACADES = np.array(((222, 190, 150), (196, 116, 88), (232, 220, 196), (164, 176, 188), (158, 98, 80), (214, 196, 130)))
-_ROOFS = np.array(((146, 74, 58), (88, 88, 98), (112, 80, 68), (126, 100, 92)))
-_STONES, _BARKS = np.array(((176, 162, 146), (158, 104, 86), (150, 150, 152))), np.array(((92, 74, 58),))
-_LEAVES = np.array(((88, 128, 52), (70, 112, 58), (112, 140, 56), (128, 132, 48), (62, 100, 66)))
-_PAINTS = np.array(((226, 228, 230), (168, 174, 180), (40, 42, 48), (176, 34, 38), (34, 62, 118), (48, 92, 80),
-                    (224, 176, 46), (96, 110, 126), (148, 176, 200)))
-_CLOTHES = np.array(((52, 58, 84), (168, 52, 56), (60, 92, 138), (214, 190, 96), (74, 104, 76), (208, 206, 200)))
-_SKINS = np.array(((232, 190, 160), (198, 148, 112), (120, 82, 60)))
-_GLASS, _TYRE, _STEEL, _SILVER = np.array(((62, 78, 94), (26, 26, 28), (112, 116, 120), (152, 154, 158)))
-_WHITE, _RED, _BLUE, _YELLOW = np.array(((232, 232, 226), (200, 34, 38), (36, 84, 170), (240, 200, 50)))
-_LAMP = Light((232, 232, 226))
-
-
-# -- Shapes
-
-
-def _disc(x: Number, y: Number, rx: Number, ry: Number | None = None) -> np.ndarray:
-    return circle(18) * (rx, ry or rx) + (x, y)
-
-
-def _bars(colour: Colour, thick: Number, *lines: Line) -> list[Part]:
-    """Lines drawn with a thickness."""
-    ends = np.array(lines, float).reshape(-1, 2, 2)
-    along = ends[:, 1] - ends[:, 0]
-    side = along[:, ::-1] * (-1, 1) / np.hypot(*along.T)[:, None] * thick / 2
-    return [(np.stack((a - s, a + s, b + s, b - s)), colour) for (a, b), s in zip(ends, side, strict=True)]
-
-
-def _facade(x: Number, spans: Iterable[Line], colour: Colour | None, ident: int | None = None, casts=False) -> Face:
-    """Rectangles (z0, y0, z1, y1) in the plane along the street at x."""
-    quads = [((x, y0, z0), (x, y1, z0), (x, y1, z1), (x, y0, z1)) for z0, y0, z1, y1 in spans]
-    return Face(np.array(quads), colour, ident, casts)
-
-
-_TRIANGLE, _DIAMOND, _BOARD = np.array((  # as wide as they are high
-    ((-0.45, -0.3), (0, 0.5), (0.45, -0.3), (0, -0.3)), ((0, 0.46), (0.46, 0), (0, -0.46), (-0.46, 0)),
-    ((-0.35, -0.35), (-0.35, 0.35), (0.35, 0.35), (0.35, -0.35))))
-_PLATES = (  # of traffic signs
-    [(_disc(0, 0, 0.38), _RED), (_disc(0, 0, 0.27), _WHITE), (_BOARD * 0.35, _TYRE)],
-    [(_disc(0, 0, 0.38), _BLUE), (_BOARD * (0.2, 0.6), _WHITE)],
-    [(_TRIANGLE, _RED), (_TRIANGLE * 0.6, _WHITE)],
-    [(_DIAMOND, _WHITE), (_DIAMOND * 0.75, _YELLOW)],
-    [(_BOARD * (2.2, 0.7), _YELLOW), (_BOARD * (1.7, 0.2), _TYRE)],
+from ovenet_core.generated.parts import (
+    ASPHALTS,
+    BARKS,
+    CLOTHES,
+    CYCLES,
+    EYE,
+    FACADES,
+    FITTINGS,
+    GLASS,
+    GRASS,
+    LABEL_ID,
+    LAMP,
+    LEAVES,
+    PAINTS,
+    PAVINGS,
+    PLATES,
+    ROOFS,
+    SILVER,
+    SKINS,
+    STEEL,
+    STONES,
+    TRIMS,
+    TYRE,
+    VEHICLES,
+    WHITE,
+    Colour,
+    Face,
+    Light,
+    Line,
+    Number,
+    Part,
+    bars,
+    disc,
+    facade,
+    panels,
 )
-_CYCLES = {  # radius of the hub, thickness of the tubes, tubes
-    "bicycle": (0.26, 0.06, ((-0.56, 0.34, -0.2, 0.85), (-0.2, 0.85, 0.02, 0.3), (0.02, 0.3, -0.56, 0.34),
-                             (0.02, 0.3, 0.42, 0.85), (-0.15, 0.8, 0.42, 0.85))),
-    "motorcycle": (0.18, 0.24, ((-0.7, 0.84, -0.1, 0.76), (-0.15, 0.82, 0.4, 0.88), (-0.3, 0.6, 0.25, 0.6),
-                                (-0.35, 0.4, 0.25, 0.4))),
-}
-_FITTINGS = (0.56, 0.34, 0.38, 1.05), (0.28, 1.06, 0.5, 1.02), (-0.32, 0.92, -0.08, 0.92)  # fork, handlebar and saddle
-# Width; profile from the rear to the front (along, up), whose edge 3 is the windscreen; number of windows between its
-# edges 1 and 3; places and radius of the wheels; all in metres.
-_VEHICLES = {
-    "car": (1.8, ((-2.1, 0.32), (-2.15, 0.92), (-1.7, 1.44), (0.3, 1.47), (1.05, 0.97), (2, 0.82), (2.1, 0.32)),
-            2, (-1.3, 1.3), 0.33),
-    "van": (1.95, ((-2.4, 0.32), (-2.45, 1.15), (-2.3, 2), (1, 2.05), (1.7, 1.15), (2.3, 1), (2.4, 0.32)),
-            3, (-1.5, 1.55), 0.35),
-    "truck": (2.5, ((-4.5, 0.6), (-4.5, 3.5), (2.2, 3.5), (3.6, 2.9), (3.9, 1.7), (3.95, 0.4)),
-              0, (-3.4, -2.3, 2.9), 0.5),
-    "bus": (2.5, ((-5.8, 0.4), (-5.8, 1.6), (-5.65, 3.1), (5.6, 3.1), (5.8, 1.4), (5.8, 0.4)), 7, (-3.4, 3.6), 0.48),
-    "train": (2.5, ((-4.6, 0.3), (-4.6, 1.6), (-4.4, 3.4), (4.4, 3.4), (4.6, 1.6), (4.6, 0.3)), 5, (-3, 3), 0.35),
-}
+from ovenet_core.generated.shapes import circle
 
-
-def _patch(corners: Sequence, u0: Number, u1: Number, v0: Number, v1: Number) -> np.ndarray:
-    """The part of a quadrilateral from u0 to u1 along its first and v0 to v1 along its second edge, all in [0, 1]."""
-    a, b, c, d = np.array(corners)
-    return np.array([(1 - v) * ((1 - u) * a + u * b) + v * ((1 - u) * d + u * c)
-                     for u, v in ((u0, v0), (u1, v0), (u1, v1), (u0, v1))])
-
-
-@cache
-def _panels(kind: str) -> list[tuple[np.ndarray, np.ndarray, list[Part]]]:
-    """The faces of a vehicle (outline, normal, what is on it); axes: metres along, metres up, half widths across."""
-    (_, profile, panes, wheels, radius), panels = _VEHICLES[kind], []
-    for edge, ((x0, y0), (x1, y1)) in enumerate(pairwise(profile)):
-        face, details = ((x0, y0, -1), (x1, y1, -1), (x1, y1, 1), (x0, y0, 1)), []
-        if edge == 3 or (edge == 1 and panes):
-            details = [(_patch(face, 0.1, 0.9, 0.07, 0.93), _GLASS)]
-        elif edge in (0, len(profile) - 2):  # the rear and the front, with number plate and lamps
-            low, high = np.array((0.2, 0.38)) / (y1 - y0) + (edge > 0)
-            lamp = Light((246, 240, 214) if edge else (214, 30, 30))
-            details = [(_patch(face, low, high, v0, v1), colour)
-                       for v0, v1, colour in ((0.04, 0.2, lamp), (0.37, 0.63, _WHITE), (0.8, 0.96, lamp))]
-        panels.append((np.array(face), np.array((y0 - y1, x1 - x0, 0)) / np.hypot(x1 - x0, y1 - y0), details))
-    flat = [(_patch(profile[1:5], 0.1, 0.85, v0, v1 - 0.03), _GLASS * 0.85)
-            for v0, v1 in pairwise(np.linspace(0.04, 0.99, panes + 1))]
-    flat += [part for wheel in wheels for part in ((_disc(wheel, radius, radius), _TYRE),
-                                                   (_disc(wheel, radius, radius / 2), _SILVER))]
-    for s in (-1, 1):
-        panels.append((np.insert(profile, 2, s, axis=1), np.array((0, 0, s)),
-                       [(np.insert(polygon, 2, s, axis=1), colour) for polygon, colour in flat]))
-    return panels
-
-
-# -- The street
+FAR = 150.0  # length of the street, metres
 
 
 class Street:
@@ -143,8 +55,8 @@ class Street:
     def __init__(self, seed: int, sunlight: float = 0.5):
         self.rng, self.sunlight = np.random.default_rng([seed, 0]), sunlight
         self.to_sun = np.array((self.pick((-1, 1)) * self.rng.uniform(0.5, 0.8), 0.6, self.rng.uniform(-0.6, 0.1)))
-        self.bonnet = self.pick(_PAINTS) * 0.7 if self.rng.random() < 0.35 else None  # of the camera's own car
-        self.asphalt = self.pick(_ASPHALTS)
+        self.bonnet = self.pick(PAINTS) * 0.7 if self.rng.random() < 0.35 else None  # of the camera's own car
+        self.asphalt = self.pick(ASPHALTS)
         self.ground: list[Face] = []
         self.backdrop: list[Face] = []
         self.things: list[tuple[float, list[Face]]] = []  # distance and faces
@@ -199,8 +111,8 @@ class Street:
     # -- What is in it
 
     def lay_ground(self):
-        (left, right), crossing, paving = self.kerbs, self.crossing, self.colour(_PAVINGS)
-        self.pave(-400, 400, 1, 900, self.colour(_GRASS), "terrain")
+        (left, right), crossing, paving = self.kerbs, self.crossing, self.colour(PAVINGS)
+        self.pave(-400, 400, 1, 900, self.colour(GRASS), "terrain")
         self.pave(left - self.walks[0], right + self.walks[1], 1, FAR, paving, "sidewalk")
         self.pave(-60, 60, crossing - 2.5, crossing + 11.5, paving, "sidewalk")
         self.pave(left - 0.18, right + 0.18, 1, FAR, paving * 1.15, "sidewalk")  # the kerb stones
@@ -210,15 +122,15 @@ class Street:
             self.pave(left, left + 3.2, 1, FAR, paving * 0.75, "rail track")
         for z in np.arange(3.0, FAR, 9.0):
             if not crossing - 6 < z < crossing + 9:
-                self.pave(-1.72, -1.58, z, z + 4.5, _WHITE, "road")
+                self.pave(-1.72, -1.58, z, z + 4.5, WHITE, "road")
         for x in np.arange(left + self.tracks + 0.3, right - 0.4, 0.9):
-            self.pave(x, x + 0.5, crossing - 5, crossing - 2.2, _WHITE, "road")
+            self.pave(x, x + 0.5, crossing - 5, crossing - 2.2, WHITE, "road")
 
     def close_the_view(self):
         """A skyline of houses and trees across the end of the street."""
         for x in self.rng.permutation(np.arange(-230.0, 231.0, 13.0)):
             z, height = self.rng.uniform((FAR + 20, 7), (FAR + 60, 13))
-            house = self.stand(x, z, _bars(self.colour(_FACADES), 18, (0, 0, 0, 1.6 * height)), LABEL_ID["building"])
+            house = self.stand(x, z, bars(self.colour(FACADES), 18, (0, 0, 0, 1.6 * height)), LABEL_ID["building"])
             self.backdrop += house if self.rng.random() < 0.45 else self.bush(x, z, 0, height, 9, 9)
 
     def line_with_lots(self, side: int):
@@ -234,7 +146,7 @@ class Street:
 
     def house(self, side: int, x: Number, z0: Number, z1: Number) -> list[Face]:
         ident, back, lit = LABEL_ID["building"], x + side * 11, self.light(-side, 0, 0)
-        colour, floors = self.colour(_FACADES), np.arange(self.pick((1, 2, 3, 4)))
+        colour, floors = self.colour(FACADES), np.arange(self.pick((1, 2, 3, 4)))
         eaves = 6.95 + 3.15 * floors[-1]
         ridge = (x + back) / 2, eaves + self.rng.uniform(1.5, 4)
         gable = ((x, 0, z0), (x, eaves, z0), (*ridge, z0), (back, eaves, z0), (back, 0, z0))
@@ -246,27 +158,27 @@ class Street:
         trim = [(z0, 3.5, z1, 3.75), (z0, eaves - 0.3, z1, eaves), *np.add(panes, (-0.14, -0.14, 0.14, 0.14))]
         return [
             Face(np.array(gable), colour * self.light(0, 0, -1), ident, True),
-            Face(np.array(roof), self.colour(_ROOFS) * self.light(-side * 0.6, 0.8, 0), ident),
-            _facade(x, [(z0, 0, z1, eaves)], colour * lit, ident, True),
-            _facade(x, trim, self.colour(_TRIMS) * lit),
-            _facade(x, panes + shop, _GLASS * lit),
-            _facade(x, bright, self.pick((Light((214, 204, 176)), Light((150, 178, 204))))),
+            Face(np.array(roof), self.colour(ROOFS) * self.light(-side * 0.6, 0.8, 0), ident),
+            facade(x, [(z0, 0, z1, eaves)], colour * lit, ident, True),
+            facade(x, trim, self.colour(TRIMS) * lit),
+            facade(x, panes + shop, GLASS * lit),
+            facade(x, bright, self.pick((Light((214, 204, 176)), Light((150, 178, 204))))),
         ]
 
     def bush(self, x: Number, z: Number, low: Number, high: Number, radius: Number, blobs: int) -> list[Face]:
         """A ball of leaves between two heights: dark blobs below, and lighter ones upwards and to the sun."""
-        leaf, level = self.colour(_LEAVES), np.linspace(0, 1, blobs)
+        leaf, level = self.colour(LEAVES), np.linspace(0, 1, blobs)
         across = self.rng.uniform(-1, 1, blobs) * (0.25 + 0.75 * np.sqrt(1 - (1.6 * level - 0.75) ** 2))
         centre = np.stack((across * radius, low + (high - low) * (0.15 + 0.75 * level)), axis=1)[:, None]
         leaves = centre + self.rng.uniform(0.22, 0.42, (blobs, 1, 1)) * radius * circle(9)
         glow = self.rng.uniform(0.68, 0.83, blobs) + 0.32 * level + 0.5 * self.sunlight * across * self.to_sun[0]
-        parts = [(_disc(0, (low + high) / 2, radius * 0.9, (high - low) * 0.46), leaf * 0.72)]
+        parts = [(disc(0, (low + high) / 2, radius * 0.9, (high - low) * 0.46), leaf * 0.72)]
         parts += zip(leaves, glow[:, None] * leaf, strict=True)
         return self.stand(x, z, parts, LABEL_ID["vegetation"])
 
     def tree(self, x: Number, z: Number) -> list[Face]:
         top, radius, lean = self.rng.uniform((5.5, 1.4, -0.2), (8.5, 2.3, 0.2))
-        trunk = _bars(self.colour(_BARKS), 0.28, (0, 0, lean, top * 0.6))
+        trunk = bars(self.colour(BARKS), 0.28, (0, 0, lean, top * 0.6))
         return self.stand(x, z, trunk, LABEL_ID["vegetation"]) + self.bush(x, z, top * 0.36, top, radius, 20)
 
     def bushes(self, x: Number, z0: Number, z1: Number, height: Number, radius: Number) -> list[Face]:
@@ -280,19 +192,19 @@ class Street:
         return self.bushes(x + side * 13, z0, z1, 3.7, 3.0) + tree + hedge
 
     def wall(self, side: int, x: Number, z0: Number, z1: Number) -> list[Face]:
-        height, colour = self.rng.uniform(1.4, 2.6), self.colour(_STONES) * self.light(-side, 0, 0)
+        height, colour = self.rng.uniform(1.4, 2.6), self.colour(STONES) * self.light(-side, 0, 0)
         courses = [(z0, y, z1, y + 0.05) for y in np.arange(0.35, height - 0.2, 0.35)]
-        return [*self.lawn(side, x, z0, z1), _facade(x, [(z0, 0, z1, height)], colour, LABEL_ID["wall"], True),
-                _facade(x, courses, colour * 0.86), _facade(x, [(z0, height - 0.18, z1, height)], colour * 1.2)]
+        return [*self.lawn(side, x, z0, z1), facade(x, [(z0, 0, z1, height)], colour, LABEL_ID["wall"], True),
+                facade(x, courses, colour * 0.86), facade(x, [(z0, height - 0.18, z1, height)], colour * 1.2)]
 
     def fence(self, side: int, x: Number, z0: Number, z1: Number) -> list[Face]:
         height, ident = self.rng.uniform(1.1, 1.8), LABEL_ID["fence"]
-        colour, thick = self.pick(((_BARKS[0] * 1.6, 0.2), (_STEEL * 0.65, 0.07), (_WHITE * 0.9, 0.09)))
+        colour, thick = self.pick(((BARKS[0] * 1.6, 0.2), (STEEL * 0.65, 0.07), (WHITE * 0.9, 0.09)))
         slats = [(z, 0, z + thick, height) for z in np.arange(z0, z1 - thick, 0.28)]
         rails = [(z0, y, z1, y + 0.09) for y in (0.25, height - 0.2)]
-        gaps = _facade(x, [(z0, 0, z1, height)], None, ident)  # as in Cityscapes, they belong to the fence
-        return [*self.lawn(side, x, z0, z1), gaps, _facade(x, rails, colour * 0.85),
-                _facade(x, slats, colour * self.light(-side, 0, 0), ident, True)]
+        gaps = facade(x, [(z0, 0, z1, height)], None, ident)  # as in Cityscapes, they belong to the fence
+        return [*self.lawn(side, x, z0, z1), gaps, facade(x, rails, colour * 0.85),
+                facade(x, slats, colour * self.light(-side, 0, 0), ident, True)]
 
     def furnish(self, side: int):
         """A sidewalk: poles, trees and parked bicycles at the kerb, people towards the houses."""
@@ -309,55 +221,55 @@ class Street:
 
     def post(self, x: Number, z: Number, height: Number, parts: Iterable[Part], name: str) -> list[Face]:
         """A pole with something on it."""
-        pole = _bars(_STEEL, 0.12, (0, 0, 0, height))
+        pole = bars(STEEL, 0.12, (0, 0, 0, height))
         return self.stand(x, z, pole, LABEL_ID["pole"]) + self.stand(x, z, parts, LABEL_ID[name])
 
     def lamp(self, x: Number, z: Number) -> list[Face]:
         top, reach = self.rng.uniform(6, 8), -1.3 * np.sign(x)
-        arm = _bars(_STEEL, 0.12, (0, top, reach, top)) + _bars(_LAMP, 0.22, (reach, top, 1.5 * reach, top))
+        arm = bars(STEEL, 0.12, (0, top, reach, top)) + bars(LAMP, 0.22, (reach, top, 1.5 * reach, top))
         return self.post(x, z, top, arm, "pole")
 
     def sign(self, x: Number, z: Number) -> list[Face]:
-        plate = [(np.add(polygon, (0, 2.5)), colour) for polygon, colour in self.pick(_PLATES)]
+        plate = [(np.add(polygon, (0, 2.5)), colour) for polygon, colour in self.pick(PLATES)]
         return self.post(x, z, 2.5, plate, "traffic sign")
 
     def signal(self, x: Number, z: Number) -> list[Face]:
         stop, go = self.pick(((Light((250, 60, 50)), (28, 62, 44)), ((70, 30, 30), Light((60, 240, 140)))))
-        lights = [(_disc(0, y, 0.17), colour) for y, colour in ((3.36, stop), (2.95, (80, 66, 30)), (2.54, go))]
-        return self.post(x, z, 2.6, _bars((30, 34, 34), 0.52, (0, 2.3, 0, 3.6)) + lights, "traffic light")
+        lights = [(disc(0, y, 0.17), colour) for y, colour in ((3.36, stop), (2.95, (80, 66, 30)), (2.54, go))]
+        return self.post(x, z, 2.6, bars((30, 34, 34), 0.52, (0, 2.3, 0, 3.6)) + lights, "traffic light")
 
     def figure(self, legs: Sequence[Line], torso: Line, arms: Sequence[Line], head: Line, hats: np.ndarray):
         """The parts of a human, whose limbs are lines."""
-        (x, y), trousers, coat = head, self.colour(_CLOTHES), self.colour(_CLOTHES)
-        return [*_bars(trousers, 0.16, *legs), *_bars(coat, 0.38, torso), *_bars(coat * 0.85, 0.11, *arms),
-                (_disc(x, y, 0.12, 0.15), self.pick(_SKINS)), (_disc(x, y + 0.07, 0.13, 0.1), self.colour(hats))]
+        (x, y), trousers, coat = head, self.colour(CLOTHES), self.colour(CLOTHES)
+        return [*bars(trousers, 0.16, *legs), *bars(coat, 0.38, torso), *bars(coat * 0.85, 0.11, *arms),
+                (disc(x, y, 0.12, 0.15), self.pick(SKINS)), (disc(x, y + 0.07, 0.13, 0.1), self.colour(hats))]
 
     def person(self, x: Number, z: Number) -> list[Face]:
         size, stride = self.rng.uniform((0.86, 0.05), (1.06, 0.3))
         legs = [(s * 0.07, 0.86, s * stride, 0) for s in (-1, 1)]
         arms = [(s * 0.2, 1.37, s * (0.26 + stride / 2), 0.85) for s in (-1, 1)]
-        parts = [(p * size, colour) for p, colour in self.figure(legs, (0, 0.8, 0, 1.42), arms, (0, 1.6), _ROOFS)]
+        parts = [(p * size, colour) for p, colour in self.figure(legs, (0, 0.8, 0, 1.42), arms, (0, 1.6), ROOFS)]
         return self.stand(x, z, parts, self.instance("person"), self.rng.uniform(-0.5, 0.5))
 
     def cycle(self, x: Number, z: Number, kind: str = "", ridden: bool = False) -> list[Face]:
         """A bicycle or motorcycle from the side, more or less turned, parked or with its rider."""
-        kind, turn, paint = kind or self.pick(tuple(_CYCLES)), self.rng.uniform(-1.0, 1.0), self.colour(_PAINTS)
-        hub, thick, tubes = _CYCLES[kind]
-        parts = [(_disc(wheel, 0.33, radius), colour) for wheel in (-0.56, 0.56)
-                 for radius, colour in ((0.33, _TYRE), (hub, _SILVER))]
-        parts += _bars(paint, thick, *tubes) + _bars(_TYRE, 0.07, *_FITTINGS)
+        kind, turn, paint = kind or self.pick(tuple(CYCLES)), self.rng.uniform(-1.0, 1.0), self.colour(PAINTS)
+        hub, thick, tubes = CYCLES[kind]
+        parts = [(disc(wheel, 0.33, radius), colour) for wheel in (-0.56, 0.56)
+                 for radius, colour in ((0.33, TYRE), (hub, SILVER))]
+        parts += bars(paint, thick, *tubes) + bars(TYRE, 0.07, *FITTINGS)
         way = np.array((self.pick((-1, 1)), 1))  # to the left or to the right
         faces = self.stand(x, z, [(p * way, colour) for p, colour in parts], self.instance(kind), turn)
         if ridden:
             rider = self.figure([(-0.18, 0.95, 0.16, 0.62), (0.16, 0.66, 0.02, 0.25)], (-0.2, 0.88, 0.08, 1.45),
-                                [(0.1, 1.38, 0.42, 1.05)], (0.15, 1.62), _PAINTS)
+                                [(0.1, 1.38, 0.42, 1.05)], (0.15, 1.62), PAINTS)
             # A rider has more depth than the wheels, and so is less foreshortened.
             faces += self.stand(x, z, [(p * way, colour) for p, colour in rider], self.instance("rider"), 0.8 * turn)
         return faces
 
     def vehicle(self, x: Number, z: Number, kind: str, yaw: Number, ident: int = 0, paint: Colour | None = None):
         """The visible faces of a vehicle that heads `yaw` radians to the right of straight ahead."""
-        (width, profile, _, wheels, _), paint = _VEHICLES[kind], self.colour(_PAINTS) if paint is None else paint
+        (width, profile, _, wheels, _), paint = VEHICLES[kind], self.colour(PAINTS) if paint is None else paint
         ident = ident or self.instance("car" if kind == "van" else kind)
         turn = np.array(((np.sin(yaw), 0, np.cos(yaw)), (0, 1, 0), (np.cos(yaw), 0, -np.sin(yaw))))
         axes = turn * ((1,), (1,), (width / 2,))
@@ -366,8 +278,8 @@ class Street:
         self.ground.append(Face(spot @ axes + (x, 0, z), self.asphalt * 0.5))
         tyres = [((wheel, 0, s), (wheel, 0.6, s), (wheel, 0.6, s + 0.36), (wheel, 0, s + 0.36))  # under its ends
                  for wheel in wheels for s in (-0.98, 0.62)]
-        faces = [Face(np.array(tyres) @ axes + (x, 0, z), _TYRE, ident)]
-        for outline, normal, details in _panels(kind):  # those that face the camera hide none of each other
+        faces = [Face(np.array(tyres) @ axes + (x, 0, z), TYRE, ident)]
+        for outline, normal, details in panels(kind):  # those that face the camera hide none of each other
             points, normal = outline @ axes + (x, 0, z), normal @ turn
             if normal @ ((0, EYE, 0) - points[0]) > 0:
                 faces.append(Face(points, paint * self.light(*normal), ident, True))
@@ -386,7 +298,7 @@ class Street:
                 z += 2 * half + self.rng.uniform(4, 25)
                 kind = self.pick(("car", "car", "car", "car", "van", "truck", "bus"))
         if self.tracks:
-            train = "train", np.pi, self.instance("train"), self.colour(_PAINTS[3:7])
+            train = "train", np.pi, self.instance("train"), self.colour(PAINTS[3:7])
             for z in self.rng.uniform(14, 24) + 9.4 * np.arange(3):  # wagons
                 self.put(self.vehicle, left + 1.6, z, *train)
         for parked, x, yaw in zip(self.parking, (left + self.tracks + 1.1, right - 1.1), (np.pi, 0.0), strict=True):

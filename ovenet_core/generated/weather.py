@@ -8,7 +8,7 @@ import numpy as np
 
 from ovenet_core.generated.camera import MOODS as FAIR
 from ovenet_core.generated.camera import Camera, Mood, Scene
-from ovenet_core.generated.street import EYE, LABEL_ID, Face, Light
+from ovenet_core.generated.parts import EYE, LABEL_ID, Face, Light
 
 MOODS = MappingProxyType({
     "fog": Mood((186, 190, 192), (204, 207, 208), 0.0, 0.0, (0.96, 0.98, 1.0)),
