@@ -61,15 +61,17 @@ def ohem_cross_entropy(
 def _kth_probability(probability: Tensor, labels: Tensor, threshold: float, min_kept: int) -> float:
     """The `min_kept`-th smallest probability of the valid pixels (from 0), or 0 if it is not above the threshold.
 
-    Counting is enough as a rule: only where too few pixels are below the threshold is one of them selected, in
-    linear time, without sorting. Ignored pixels, of probability 1, come last and need no care.
+    Counting is enough as a rule: only where too few pixels are below the threshold is one of them selected, on a
+    processor in linear time, without sorting. Ignored pixels, of probability 1, come last and need no care.
     """
     counts = (labels != IGNORE).count_nonzero(), (probability <= threshold).count_nonzero()
     count, below = processes.total(torch.stack(counts)).tolist()
     rank = min(min_kept, count - 1)
     if count == 0 or below > rank:
         return 0.0
-    return processes.smallest(probability, rank + 1).kthvalue(rank + 1).values.item()
+    values = processes.smallest(probability, rank + 1)
+    # A GPU selects with one of its hundred processors, and sorts with all of them.
+    return (values.sort().values[rank] if values.is_cuda else values.kthvalue(rank + 1).values).item()
 
 
 def require_class_weights(class_weights: Sized | None, num_classes: int) -> None:

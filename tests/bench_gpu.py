@@ -1,6 +1,6 @@
 """Pictures per second and memory of training on a GPU: what each switch gives, what each benchmark takes, runs at once.
 
-    python tests/bench_gpu.py [switches] [compiled] [benchmarks] [together] --record results/bench_gpu
+    python tests/bench_gpu.py [PART …] --record results/bench_gpu
 
 Each part is a file of its own in that folder, so that they can be measured one by one; `ovenet_core.report` writes the
 tables of docs/gpu.md from them. A measurement is whole training steps on a batch that lies on the GPU already: forward,
@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,9 +38,10 @@ SWITCHES = [
     FASTEST | {"checkpointing": True},
 ]
 BODIES = ("ovenet", "ovenet-ocr")
+STUDY = "camvid/ovenet"
+COMPILED = {"compiled": "cityscapes/ovenet", "compiled-ocr": "cityscapes/ovenet-ocr", "compiled-study": STUDY}
 BENCHMARKS = ("cityscapes", "acdc", "ade20k")
-STUDY = ("hrnet", "ovenet")  # of the scale camvid
-AT_ONCE = (1, 4, 8)
+AT_ONCE = (1, 8)
 
 
 class Steps:
@@ -108,9 +110,8 @@ def switches() -> list[dict]:
     return [measure(f"cityscapes/{body}", **changes) for body in BODIES for changes in SWITCHES]
 
 
-def compiled() -> list[dict]:
-    names = [f"camvid/{name}" for name in STUDY] + [f"cityscapes/{body}" for body in BODIES]
-    return [measure(name, **FASTEST, compile=True) for name in names]
+def compiled(name: str) -> list[dict]:
+    return [measure(name, **FASTEST, compile=True)]
 
 
 def benchmarks() -> list[dict]:
@@ -120,37 +121,35 @@ def benchmarks() -> list[dict]:
 def together() -> list[dict]:
     """Runs of the study's W18 at once, each a process of its own; pictures per second of all."""
     rows = []
-    for name in STUDY:
-        for number in AT_ONCE:
-            command = [sys.executable, __file__, "one", f"--experiment=camvid/{name}", f"--start={time.time() + 25}"]
-            processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(number)]
-            each = [json.loads(process.communicate()[0].splitlines()[-1]) for process in processes]
-            row = {"experiment": f"camvid/{name}", "at_once": number, "pictures_per_second": sum(each)}
-            rows.append(row)
-            print(row, flush=True)
+    for number in AT_ONCE:
+        command = [sys.executable, __file__, "one", f"--start={time.time() + 12}"]
+        processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(number)]
+        each = [json.loads(process.communicate()[0].splitlines()[-1]) for process in processes]
+        rows.append({"experiment": STUDY, "at_once": number, "pictures_per_second": sum(each)})
+        print(rows[-1], flush=True)
     return rows
 
 
-def one(experiment: str, start: float, seconds: float = 8) -> float:
+def one(start: float, seconds: float = 5) -> float:
     """Pictures per second of one process among several, which all measure from the same moment on."""
-    step = Steps(preset(experiment))
+    step = Steps(preset(STUDY))
     while time.time() < start:
         step()
     return rate(step, seconds)
 
 
 if __name__ == "__main__":
-    parts = {"switches": switches, "compiled": compiled, "benchmarks": benchmarks, "together": together}
+    parts = {"together": together, "switches": switches, "benchmarks": benchmarks}
+    parts |= {part: partial(compiled, name) for part, name in COMPILED.items()}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default="all", choices=[*parts, "all", "one"])
     parser.add_argument("--record", type=Path, help="a folder for what was measured")
-    parser.add_argument("--experiment", help=argparse.SUPPRESS)  # of "one", a process of "together"
-    parser.add_argument("--start", type=float, help=argparse.SUPPRESS)
+    parser.add_argument("--start", type=float, help=argparse.SUPPRESS)  # of "one", a process of "together"
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("needs a GPU")
     if arguments.parts == ["one"]:
-        print(json.dumps(one(arguments.experiment, arguments.start)))
+        print(json.dumps(one(arguments.start)))
         sys.exit()
     for part in parts if "all" in arguments.parts else arguments.parts:
         rows = parts[part]()
