@@ -1,18 +1,28 @@
-"""What OVeNet costs beside HRNet, and beside an HRNet with as many parameters."""
+"""What OVeNet costs beside HRNet, and beside an HRNet with as many parameters; what training costs on a GPU."""
 
+import json
 from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from ovenet_core.benchmarks import benchmark
 from ovenet_core.experiments import Experiment, preset
 from ovenet_core.models import build_network
 from ovenet_core.study import Study
 from ovenet_core.tables import variant_label
 
 COMPARED = ("hrnet", "ovenet", "hrnet-wide")
+RATE, MEMORY = "pictures/s", "memory, GiB"
+GPU_TITLES = {
+    "gpu_switches": "What each switch gives: W48 at 512x1024, batches of 12, beside float32 in the plain layout",
+    "gpu_recipe": "One GPU: the paper's runs with bfloat16 and channels-last, as measured from training steps alone",
+    "gpu_together": "Runs of the study at once on one GPU: OVeNet, W18 at 360x480, batches of 12, pictures/s of all",
+}
 
 
 def costs(study: Study) -> pd.DataFrame:
@@ -48,3 +58,53 @@ def sizes(experiment: Experiment, num_classes: int) -> tuple[int, int]:
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 3, *experiment.crop))  # on the meta device, counting takes five times as long
     return sum(p.numel() for p in network.parameters()), counter.get_total_flops()
+
+
+def gpu_tables(folder: str | Path) -> dict[str, pd.DataFrame]:
+    """What `tests/bench_gpu.py` has measured, as tables by the names of `GPU_TITLES`; none where nothing was recorded.
+
+    Hours are those of the training steps of all the experiment's epochs over the pictures of the official data set.
+    """
+    found = {path.stem: json.loads(path.read_text())["rows"] for path in sorted(Path(folder).glob("*.json"))}
+    compiled = [row for name in sorted(found) if name.startswith("compiled") for row in found[name]]
+    rows = {"gpu_switches": _switches([*found.get("switches", ()), *compiled]),
+            "gpu_recipe": [_recipe(row) for row in found.get("benchmarks", ())],
+            "gpu_together": [{"multi-process service": mps, "runs at once": row["at_once"],
+                              RATE: round(row["pictures_per_second"], 1)}
+                             for name, mps in (("together", "no"), ("together_mps", "yes"))
+                             for row in found.get(name, ())]}
+    return {name: pd.DataFrame(made) for name, made in rows.items() if made}
+
+
+def _switches(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    plain = {row["experiment"]: row for row in rows if (row["precision"], row["channels_last"]) == ("float32", False)}
+    made = []
+    for row in sorted(rows, key=lambda row: list(plain).index(row["experiment"])):
+        base = plain[row["experiment"]]
+        others = [name for name in ("channels_last", "checkpointing", "compile") if row.get(name)]
+        made.append({
+            "system": variant_label(row["experiment"].split("/")[1]),
+            "switches": ", ".join([row["precision"], *others]),
+            RATE: round(row["pictures_per_second"], 1),
+            "of float32's": round(row["pictures_per_second"] / base["pictures_per_second"], 2),
+            MEMORY: round(row["peak_gib"], 1),
+            "of its memory": round(row["peak_gib"] / base["peak_gib"], 2),
+        })
+    return made
+
+
+def _recipe(row: dict[str, Any]) -> dict[str, Any]:
+    spec = preset(row["experiment"])
+    data = benchmark(spec.benchmark)
+    pictures = sum(data.official_counts[spec.train_split].values())
+    return {
+        "benchmark": data.name,
+        "system": variant_label(row["experiment"].split("/")[1]),
+        "crop": "x".join(map(str, row["crop"])),
+        "batch": row["batch_size"],
+        "accumulation": 1,
+        "epochs": spec.epochs,
+        RATE: round(row["pictures_per_second"], 1),
+        "hours": round(pictures * spec.epochs / row["pictures_per_second"] / 3600, 1),
+        MEMORY: round(row["peak_gib"], 1),
+    }

@@ -17,13 +17,14 @@ from ovenet_core import experiments
 from ovenet_core.claims import causes, claims
 from ovenet_core.claims import table as claim_table
 from ovenet_core.collection import Collection, Run, collect, find_runs
-from ovenet_core.costs import costs
+from ovenet_core.costs import GPU_TITLES, costs, gpu_tables
 from ovenet_core.experiments import VARIANTS
 from ovenet_core.runs import write_atomically
 from ovenet_core.study import Study
 from ovenet_core.tables import Table, architecture, commit_note, escaped, paper_tables, scale_tables
 
 SCALES = ("camvid", "camvid-half", "scenes")
+SIZES = {"camvid": "full", "camvid-half": "half"}  # the scales of the README's section, and their size in a word
 BEGIN, END = "<!-- results: written by `make results` -->", "<!-- end of results -->"
 EXPLAINED = ("An interval (95%) is over pictures and seeds, or over seeds; that of one seed is over pictures alone and "
              "says nothing of other seeds, however narrow it is. A verdict needs three seeds of each system and an "
@@ -63,6 +64,9 @@ class Report:
             cost = costs(study).round(3).reset_index(names="system")
             title = f"What it costs, at the scale {scale}; hours by the clock, whatever else the machine did"
             frames[f"{scale}_costs"] = (title, cost)
+        for root in self.roots:
+            tables = gpu_tables(Path(root) / "bench_gpu")
+            frames |= {name: (GPU_TITLES[name], frame) for name, frame in tables.items()}
         return frames
 
     def note(self, name: str) -> str:
@@ -93,26 +97,45 @@ class Report:
         def said(frame: pd.DataFrame, name: str) -> str:
             return f"{frame.loc[name, 'number [interval]']}, {frame.loc[name, 'seeds']} seeds"
 
-        first = "OVeNet beats HRNet"
-        return (f"**Do offset vectors help?** In points of mIoU: OVeNet minus HRNet {said(claimed, first)}: "
-                f"{claimed.loc[first, 'verdict']}. OVeNet minus an HRNet whose loss weighs as much as OVeNet's "
-                f"{said(caused, 'over twice the loss')}. Fusion itself, *S_f* minus *S_i* of the same network, "
-                f"{said(caused, 'of fusion itself')}.")
+        first, control, parts = "OVeNet beats HRNet", "over twice the loss", []
+        parts.append(f"OVeNet minus HRNet {said(claimed, first)}: {claimed.loc[first, 'verdict']}")
+        if caused.loc[control, "seeds"]:
+            parts.append(f"OVeNet minus an HRNet whose loss weighs as much as OVeNet's {said(caused, control)}")
+        parts.append(f"fusion itself, *S_f* minus *S_i* of the same network, {said(caused, 'of fusion itself')}")
+        parts.append(f"training with offsets, *S_i* minus HRNet, {said(caused, 'of joint training')}")
+        return "; ".join(parts) + "."
 
-    def readme(self, scale: str = "camvid-half") -> str:
-        """The README's section: the answer, each run with its link, the claims of one scale, and its causes."""
-        study = Study(scale, self.found)
-        runs = [(v, run) for v in VARIANTS for _, run in sorted(study.runs(v).items())]
-        rows = [row for variant, run in runs for row in _rows(variant, run)]
-        heads = ["| run | seed | inference | *S_i* | *S_s* | *S_f* |", "|---|---|---|---|---|---|"]
-        parts = [self.answer(scale), "", *heads, *rows, ""]
-        for name in ("claims", "causes"):
-            title, frame = self.frames[f"{scale}_{name}"]
-            shown = frame.drop(columns=[c for c in ("source", "measure") if c in frame and name == "claims"])
-            shown = shown.drop(columns=["runs", "command"], errors="ignore")
-            parts += [f"**{title}** ([as a table with measures and commands](results/tables/{scale}_{name}.md)).",
-                      "", markdown(shown), ""]
-        return "\n".join([*parts, f"{self.note(f'{scale}_claims')} More: [`docs/study.md`](docs/study.md)."])
+    def readme(self) -> str:
+        """The README's section: the answer, each run with its link, the claims and the causes, of both sizes."""
+        parts = ["**Do offset vectors help?** Differences in points of mIoU, with intervals:", ""]
+        parts += [f"- CamVid at {size} size: {self.answer(scale)}" for scale, size in SIZES.items()]
+        parts += ["", "| run | size | seed | inference | *S_i* | *S_s* | *S_f* |", "|---|---|---|---|---|---|---|"]
+        for scale, size in SIZES.items():
+            study = Study(scale, self.found)
+            runs = [(v, run) for v in VARIANTS for _, run in sorted(study.runs(v).items())]
+            parts += [row for variant, run in runs for row in _rows(variant, size, run)]
+        for kind, title in (("claims", "The paper's claims"), ("causes", "What a gain is made of")):
+            links = ", ".join(f"[{size} size](results/tables/{scale}_{kind}.md)" for scale, size in SIZES.items())
+            parts += ["", f"**{title}** (with measures, runs and commands: {links}).", "",
+                      markdown(self._beside_each_other(kind))]
+        notes = [f"At {size} size: {commits}" for scale, size in SIZES.items()
+                 if (commits := self.note(f"{scale}_costs"))]
+        return "\n".join([*parts, "", " ".join([EXPLAINED, *notes, "More: [`docs/study.md`](docs/study.md)."])])
+
+    def _beside_each_other(self, kind: str) -> pd.DataFrame:
+        """Claims or causes of the README's scales in one table."""
+        shown = [c for c in ("verdict", "number [interval]", "seeds") if kind == "claims" or c != "verdict"]
+        frames = {size: self.frames[f"{scale}_{kind}"][1] for scale, size in SIZES.items()}
+        names = next(iter(frames.values())).iloc[:, : 2 if kind == "claims" else 1]
+        columns = [frame[shown].rename(columns=lambda c, size=size: f"{size} size: {c}")
+                   for size, frame in frames.items()]
+        return pd.concat([names, *columns], axis=1)
+
+    def gpu(self) -> str:
+        """The tables of docs/gpu.md."""
+        parts = [text for name, title in GPU_TITLES.items() if name in self.frames
+                 for text in (f"**{title}**", markdown(self.frames[name][1]))]
+        return "\n\n".join(parts)
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -128,19 +151,20 @@ def latex(name: str, title: str, frame: pd.DataFrame) -> str:
     return texts.style.hide().to_latex(column_format="l" * texts.shape[1], **options)
 
 
-def _rows(variant: str, run: Run) -> list[str]:
+def _rows(variant: str, size: str, run: Run) -> list[str]:
     """A row of the README for each file of scores in a run's folder."""
     rows = []
     for name, inference in (("result.json", "one scale"), ("evaluation_six_scales.json", "six scales, flip")):
         if (path := run.folder / name).exists():
             metrics = json.loads(path.read_text())["metrics"]
             scores = [f"{100 * metrics[o]['miou']:.2f}" if o in metrics else "–" for o in ("S_i", "S_s", "S_f")]
-            rows.append(f"| [{variant}]({path.as_posix()}) | {run.seed} | {inference} | {' | '.join(scores)} |")
+            cells = [f"[{variant}]({path.as_posix()})", size, str(run.seed), inference, *scores]
+            rows.append(f"| {' | '.join(cells)} |")
     return rows
 
 
 def with_section(text: str, section: str) -> str:
-    """A README with another section of results between its two marks."""
+    """A page with another section of results between its two marks."""
     whole = f"{BEGIN}\n\n{section}\n\n{END}"
     return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: whole, text, count=1, flags=re.DOTALL)
 
@@ -150,17 +174,19 @@ def main() -> None:
     parser.add_argument("--roots", nargs="+", default=["results"], help="folders with runs, such as results runs/grid")
     parser.add_argument("--scales", nargs="+", default=SCALES, choices=list(experiments.SCALES), metavar="SCALE",
                         help="of which tables and claims are made beside the paper's, such as cityscapes acdc ade20k; "
-                             "the README's section needs camvid-half among them")
+                             "the README's section needs camvid and camvid-half among them")
     parser.add_argument("--tables", default="results/tables", help="where the tables go")
-    parser.add_argument("--readme", default="README.md", help="whose section of results is written anew; '' for none")
+    parser.add_argument("--readme", default="README.md",
+                        help="whose section of results is written anew, and docs/gpu.md beside it; '' for none")
     options = parser.parse_args()
     report = Report(options.roots, options.scales)
     print(f"{len(report.write(options.tables))} files in {options.tables}")
     if options.readme:
         path = Path(options.readme)
-        text = with_section(path.read_text(), report.readme())
-        write_atomically(path, lambda f: f.write(text))
-        print(f"{options.readme}: section of results written")
+        for file, section in ((path, report.readme()), (path.parent / "docs/gpu.md", report.gpu())):
+            text = with_section(file.read_text(), section)
+            write_atomically(file, lambda f, text=text: f.write(text))
+            print(f"{file}: section of results written")
 
 
 if __name__ == "__main__":

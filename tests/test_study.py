@@ -10,7 +10,7 @@ from test_tables import write_run
 
 from ovenet_core.claims import causes, claims, judge
 from ovenet_core.collection import collect, find_runs
-from ovenet_core.costs import costs
+from ovenet_core.costs import costs, gpu_tables
 from ovenet_core.evaluation import Evaluation, PictureScores, picture_counts
 from ovenet_core.experiments import VARIANTS
 from ovenet_core.report import BEGIN, END, Report, with_section
@@ -293,11 +293,27 @@ def report() -> Report:
     return Report()
 
 
-def test_the_readme_has_the_results_that_there_are(report, monkeypatch):
+@pytest.mark.parametrize(("page", "section"), [("README.md", "readme"), ("docs/gpu.md", "gpu")])
+def test_pages_have_the_results_that_there_are(page, section, report, monkeypatch):
     monkeypatch.chdir(ROOT)
-    text = Path("README.md").read_text()
+    text = Path(page).read_text()
     assert BEGIN in text and END in text
-    assert with_section(text, report.readme()) == text, "the README is stale: run make results"
+    assert with_section(text, getattr(report, section)()) == text, f"{page} is stale: run make results"
+
+
+def test_costs_on_a_gpu_are_shares_of_what_was_measured(tmp_path):
+    row = {"experiment": "cityscapes/ovenet", "batch_size": 12, "crop": [512, 1024], "channels_last": False}
+    rows = [row | {"precision": "float32", "pictures_per_second": 10.0, "peak_gib": 30.0},
+            row | {"precision": "bfloat16", "channels_last": True, "pictures_per_second": 25.0, "peak_gib": 15.0}]
+    (tmp_path / "switches.json").write_text(json.dumps({"rows": rows[:1]}))
+    (tmp_path / "compiled.json").write_text(json.dumps({"rows": [rows[1] | {"compile": True}]}))
+    (tmp_path / "benchmarks.json").write_text(json.dumps({"rows": rows[1:]}))
+    tables = gpu_tables(tmp_path)
+    assert tables["gpu_switches"]["switches"].tolist() == ["float32", "bfloat16, channels_last, compile"]
+    assert tables["gpu_switches"]["of float32's"].tolist() == [1, 2.5]
+    assert tables["gpu_switches"]["of its memory"].tolist() == [1, 0.5]
+    assert tables["gpu_recipe"]["hours"].tolist() == [16.0]  # 2975 pictures x 484 epochs / 25 a second
+    assert gpu_tables(tmp_path / "nothing") == {}
 
 
 def test_the_committed_tables_are_those_of_the_committed_runs(report, tmp_path, monkeypatch):
