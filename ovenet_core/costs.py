@@ -54,7 +54,9 @@ def costs(study: Study) -> pd.DataFrame:
 @lru_cache
 def sizes(experiment: Experiment, num_classes: int) -> tuple[int, int]:
     """Parameters of an experiment's network, and operations, 2 for each multiply-add, for a picture as its crop."""
-    network = build_network(experiment, num_classes).eval()
+    with torch.device("meta"):  # values do not matter; drawing them takes longer than all else
+        network = build_network(experiment, num_classes).eval()
+    network.to_empty(device="cpu")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(torch.zeros(1, 3, *experiment.crop))  # on the meta device, counting takes five times as long
     return sum(p.numel() for p in network.parameters()), counter.get_total_flops()

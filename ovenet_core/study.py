@@ -161,7 +161,8 @@ class Study:
             ValueError: they are not those of the run's own scores, but of other weights, another split or other scales.
         """
         output = output or run.answer
-        made = _matrices(run.folder, output, pixels, self.classes)
+        path = run.folder / PICTURES
+        made = _matrices(path, path.stat().st_mtime_ns, output, pixels, self.classes) if path.exists() else {}
         if made and pixels == "pixels":
             found, own = float(miou(sum(made.values())[None])[0]), run.score("miou", output=output)
             if not abs(found - own) < 0.1:  # points; another device or precision changes single pixels
@@ -229,12 +230,10 @@ def _cell(experiment: Experiment) -> float:
     return GRID * CAMERA_SIZES[experiment.benchmark][0] / experiment.picture_size[0]
 
 
-def _matrices(folder: Path, output: str, pixels: str, classes: int) -> dict[str, np.ndarray]:
-    path = folder / PICTURES
-    if not path.exists():
-        return {}
-    counts = _counts(path, path.stat().st_mtime_ns)
-    made = {}
+@lru_cache(maxsize=512)
+def _matrices(path: Path, changed: int, output: str, pixels: str, classes: int) -> dict[str, np.ndarray]:
+    """Made once as long as the file is not changed; not to be written to."""
+    counts, made = _counts(path, changed), {}
     for name, group in counts[counts["output"] == output].groupby("picture"):
         made[name] = np.zeros((classes, classes))
         made[name][group["label"], group["prediction"]] = group[pixels]

@@ -17,10 +17,12 @@ from papermill.parameterize import parameterize_notebook
 from safetensors.torch import load_file
 
 from ovenet_core.benchmarks import BENCHMARKS
+from ovenet_core.experiments import preset
 from ovenet_core.scenes import write_scenes
+from ovenet_core.training import Trainer
 
 ROOT = Path(__file__).parents[1]
-SIZES = {"cityscapes": (4, 2, 2), "acdc": (2, 1, 1), "ade20k": (4, 2, 2)}  # of ACDC's, in each of four conditions
+SIZES = {"acdc": (2, 1, 1), "ade20k": (4, 2, 2)}  # of ACDC's, in each of four conditions; the notebooks have Cityscapes
 NARROW = {"width": 8, "blocks": 1, "initial_weights": "", "crop": [64, 96], "batch_size": 2, "epochs": 1}
 
 
@@ -33,6 +35,8 @@ def papermill(folder: Path, steps: dict[str, dict]) -> None:
              for notebook, parameters in steps.items()]
     whole = parts[0]
     whole.cells = [cell for part in parts for cell in part.cells]
+    for number, cell in enumerate(whole.cells):
+        cell.id = f"cell-{number}"
     executed = folder / "executed.ipynb"
     write_ipynb(whole, str(executed))
     execute_notebook(executed, executed, progress_bar=False, cwd=ROOT)
@@ -94,7 +98,8 @@ def test_an_interrupted_papermill_goes_on_inside_the_training(tmp_path):
     reached = torch.load(tmp_path / "parts/snapshot.pt", weights_only=True)["iteration"]
     assert 0 < reached < 20
 
-    assert start(tmp_path / "parts").wait() == 0 and start(tmp_path / "whole").wait() == 0
+    assert start(tmp_path / "parts").wait() == 0
+    Trainer(preset("cityscapes/ovenet", **values["overrides"]), root, tmp_path / "whole", progress=False).run()
     parts, whole = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("parts", "whole"))
     assert parts.keys() == whole.keys() and all(torch.equal(parts[name], whole[name]) for name in whole)
     shown = (tmp_path / "parts/02_training.ipynb").read_text()
