@@ -43,7 +43,7 @@ CORES := 2
 study: $(READY)  ## Run every variant of the study, score it, make all tables and figures (SCALE=toy CORES=2 to try it).
 	OMP_NUM_THREADS=1 $(BIN)/python workflow/study.py $(SCALE) --cores $(CORES)
 
-results: $(READY)  ## Write results/tables/ and the README's section of results anew from the runs in results/.
+results: $(READY)  ## Write results/tables/ and the results in README and docs/gpu.md anew from the runs in results/.
 	$(BIN)/python -m ovenet_core.report
 
 lab: $(READY)  ## Open JupyterLab in the browser.

@@ -20,8 +20,8 @@ COMPARED = ("hrnet", "ovenet", "hrnet-wide")
 RATE, MEMORY = "pictures/s", "memory, GiB"
 GPU_TITLES = {
     "gpu_switches": "What each switch gives: W48 at 512x1024, batches of 12, beside float32 in the plain layout",
-    "gpu_recipe": "One GPU: the paper's runs with bfloat16 and channels-last, as measured from training steps alone",
-    "gpu_together": "Runs of the study at once on one GPU: OVeNet, W18 at 360x480, batches of 12, pictures/s of all",
+    "gpu_recipe": "One GPU: the paper's benchmarks with bfloat16 and channels-last; training steps alone",
+    "gpu_together": "Runs of the study at once on one GPU: OVeNet, W18 at 360x480, pictures/s of all",
 }
 
 
@@ -79,20 +79,27 @@ def gpu_tables(folder: str | Path) -> dict[str, pd.DataFrame]:
 
 
 def _switches(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Beside float32 in the plain layout, where that was measured; others are left out."""
     plain = {row["experiment"]: row for row in rows if (row["precision"], row["channels_last"]) == ("float32", False)}
-    made = []
-    for row in sorted(rows, key=lambda row: list(plain).index(row["experiment"])):
+    made, order = [], list(plain)
+    compared = [row for row in rows if row["experiment"] in order]
+    for row in sorted(compared, key=lambda row: order.index(row["experiment"])):
         base = plain[row["experiment"]]
         others = [name for name in ("channels_last", "checkpointing", "compile") if row.get(name)]
         made.append({
             "system": variant_label(row["experiment"].split("/")[1]),
             "switches": ", ".join([row["precision"], *others]),
-            RATE: round(row["pictures_per_second"], 1),
-            "of float32's": round(row["pictures_per_second"] / base["pictures_per_second"], 2),
-            MEMORY: round(row["peak_gib"], 1),
-            "of its memory": round(row["peak_gib"] / base["peak_gib"], 2),
+            RATE: _number(row["pictures_per_second"]).round(1),
+            "of float32's": (_number(row["pictures_per_second"]) / _number(base["pictures_per_second"])).round(2),
+            MEMORY: _number(row["peak_gib"]).round(1),
+            "of its memory": (_number(row["peak_gib"]) / _number(base["peak_gib"])).round(2),
         })
     return made
+
+
+def _number(value: float | None) -> np.float64:
+    """NaN where the memory did not suffice."""
+    return np.float64(np.nan if value is None else value)
 
 
 def _recipe(row: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +113,7 @@ def _recipe(row: dict[str, Any]) -> dict[str, Any]:
         "batch": row["batch_size"],
         "accumulation": 1,
         "epochs": spec.epochs,
-        RATE: round(row["pictures_per_second"], 1),
-        "hours": round(pictures * spec.epochs / row["pictures_per_second"] / 3600, 1),
-        MEMORY: round(row["peak_gib"], 1),
+        RATE: _number(row["pictures_per_second"]).round(1),
+        "hours": (pictures * spec.epochs / _number(row["pictures_per_second"]) / 3600).round(1),
+        MEMORY: _number(row["peak_gib"]).round(1),
     }

@@ -12,6 +12,7 @@ import gc
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from ovenet_core.models import autocast, build_loss, build_network
 from ovenet_core.runs import provenance, write_json
 
 GPU = torch.device("cuda")
-LOCK = FileLock("/tmp/ovenet-bench-gpu.lock")
+LOCK = FileLock(Path(tempfile.gettempdir()) / "ovenet-bench-gpu.lock")
 WARM_UP, SECONDS = 3, 3.0
 FASTEST = {"precision": "bfloat16", "channels_last": True}
 SWITCHES = [
@@ -128,7 +129,8 @@ def together() -> list[dict]:
         command = [sys.executable, __file__, "one", f"--start={time.time() + 12}"]
         processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(number)]
         each = [json.loads(process.communicate()[0].splitlines()[-1]) for process in processes]
-        rows.append({"experiment": STUDY, "at_once": number, "pictures_per_second": sum(each)})
+        rows.append({"experiment": STUDY, "batch_size": preset(STUDY).batch_size, "at_once": number,
+                     "pictures_per_second": sum(each)})
         print(rows[-1], flush=True)
     return rows
 

@@ -307,11 +307,14 @@ def test_costs_on_a_gpu_are_shares_of_what_was_measured(tmp_path):
             row | {"precision": "bfloat16", "channels_last": True, "pictures_per_second": 25.0, "peak_gib": 15.0}]
     (tmp_path / "switches.json").write_text(json.dumps({"rows": rows[:1]}))
     (tmp_path / "compiled.json").write_text(json.dumps({"rows": [rows[1] | {"compile": True}]}))
+    (tmp_path / "compiled-study.json").write_text(json.dumps({"rows": [rows[1] | {"experiment": "camvid/ovenet"}]}))
+    too_large = row | {"precision": "bfloat16", "pictures_per_second": None, "peak_gib": None}
+    (tmp_path / "compiled-ocr.json").write_text(json.dumps({"rows": [too_large]}))
     (tmp_path / "benchmarks.json").write_text(json.dumps({"rows": rows[1:]}))
     tables = gpu_tables(tmp_path)
-    assert tables["gpu_switches"]["switches"].tolist() == ["float32", "bfloat16, channels_last, compile"]
-    assert tables["gpu_switches"]["of float32's"].tolist() == [1, 2.5]
-    assert tables["gpu_switches"]["of its memory"].tolist() == [1, 0.5]
+    assert tables["gpu_switches"]["switches"].tolist() == ["float32", "bfloat16, channels_last, compile", "bfloat16"]
+    assert tables["gpu_switches"]["of float32's"].tolist() == pytest.approx([1, 2.5, np.nan], nan_ok=True)
+    assert tables["gpu_switches"]["of its memory"].tolist() == pytest.approx([1, 0.5, np.nan], nan_ok=True)
     assert tables["gpu_recipe"]["hours"].tolist() == [16.0]  # 2975 pictures x 484 epochs / 25 a second
     assert gpu_tables(tmp_path / "nothing") == {}
 
