@@ -284,6 +284,16 @@ def test_commands_of_the_readme_exist():
     assert {"quickstart", "test"} <= set(commands) <= set(targets())
 
 
+def test_the_top_level_has_what_the_readme_lists_and_what_tools_expect():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git repository")
+    folders = {"notebooks", "ovenet_core", "results", "tests", "docs", "workflow", ".ci"}
+    files = {"README.md", "LICENSE", "CITATION.cff", "Makefile", "environment.yml", "pyproject.toml",
+             "requirements.lock", ".gitignore"}
+    assert {path.split("/")[0] for path in listed.stdout.splitlines()} == folders | files
+
+
 def test_continuous_integration_runs_the_test_command():
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111 and "make test" in script.read_text()
