@@ -7,6 +7,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from test_tables import each
@@ -316,6 +317,18 @@ def test_scores_are_asked_for_of_cells_that_have_none(tmp_path):
     jobs = [(notebook, cell) for notebook in ("04_evaluation", "08_offset_analysis") for cell in cells]
     named = {(notebook, cell.variant) for notebook, cell in jobs if f"running {notebook} of {cell.key}\n" in said}
     assert named == {("04_evaluation", "ovenet"), ("08_offset_analysis", "ovenet")}
+
+
+def test_a_kernel_of_a_grid_takes_no_port_that_another_could_take(tmp_path):
+    """Kernels name their ports before they open them: of many that start at once, two could name the same."""
+    code = "import json, ipykernel\nprint(json.load(open(ipykernel.get_connection_file())))"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "given.ipynb")
+    command = [sys.executable, str(ROOT / "workflow/run_notebook.py"), "given.ipynb", "-", "--no-progress-bar"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"TMPDIR": "."})
+    assert "'transport': 'ipc'" in done.stdout, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["given.ipynb"]  # the kernel's sockets are gone
 
 
 def test_eight_cells_at_once_of_which_two_fail_and_are_repeated_and_a_seed_is_added(tmp_path):
