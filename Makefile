@@ -29,8 +29,8 @@ quickstart: $(READY)  ## Train a small OVeNet on generated street scenes and sho
 	@echo "or in JupyterLab, to go on from there:  make lab, then $(QUICKSTART).ipynb"
 
 test: $(READY) lint  ## Check style, run the unit tests, run every notebook against its stored output (10 to 15 minutes).
-	@# Several processes with one thread each; the cells of a notebook stay together, in order.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
+	@# Several processes with one thread each, which keep their byte code; the cells of a notebook stay together, in order.
+	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 
 notebooks: $(READY)  ## Run every notebook anew and store it with what it shows (N=04 for that one alone).
 	@for notebook in notebooks/$(N)*.ipynb; do \

@@ -1,12 +1,13 @@
 """The claims of the paper put to the test, and what a gain is made of."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from ovenet_core.evaluation import NEAR
+from ovenet_core.metrics import ratio
 from ovenet_core.study import (
     OFFSETS,
     PICTURES,
@@ -70,9 +71,11 @@ def claims(study: Study) -> list[Claim]:
 
     def mean(number: str, claim: str, source: str, measure: str, value: Callable[[Mapping], float],
              bound: float = 0.0, below: bool = False) -> Claim:
-        estimate = over_seeds([value(row) for row in by_seed.values()])
-        return _claim(number, claim, source, f"{measure}; t interval over seeds", estimate, ("ovenet",), study,
-                      by_seed, bound, below, OFFSETS)
+        values = {seed: float(value(row)) for seed, row in by_seed.items()}
+        values = {seed: number for seed, number in values.items() if not np.isnan(number)}
+        found = _claim(number, claim, source, f"{measure}; t interval over seeds", over_seeds([*values.values()]),
+                       ("ovenet",), study, values, bound, below, OFFSETS)
+        return found if values or not by_seed else replace(found, missing="no pixels to measure it by")
 
     most = study.pairs("ovenet", "hrnet")
     excess = _boundary_excess(study)
@@ -102,9 +105,9 @@ def claims(study: Study) -> list[Claim]:
              lambda r: 100 * r["f_wrong"], 50, below=True),
         mean("7c", "F tells the one from the other", "Section 3.3",
              "what F explains of the seeds' labels: 1 - Brier score / that of their mean rate, in %",
-             lambda r: 100 * (1 - r["brier"] / r["brier_of_rate"])),
+             lambda r: 100 * (1 - ratio(r["brier"], r["brier_of_rate"]))),
         mean("7d", "so does it near boundaries", "Section 3.3", f"{near}; their mean rate is each band's own",
-             lambda r: 100 * (1 - r["near_brier"] / r["near_brier_of_rate"])),
+             lambda r: 100 * (1 - ratio(r["near_brier"], r["near_brier_of_rate"]))),
         _gain("8", "the confidence loss helps", "Section 3.3", gain, study, "ovenet", "ovenet-no-confidence-loss"),
         _gain("9a", "tau 0.5 is better than 0.2", "Table 5", gain, study, "ovenet", "ovenet-tau-0.2"),
         _gain("9b", "tau 0.5 is better than 1", "Table 5", gain, study, "ovenet", "ovenet-tau-1"),

@@ -165,7 +165,7 @@ def memberships(groups: Sequence[str]) -> tuple[tuple[str, ...], Bool[np.ndarray
 def ratio(part, whole):
     """part / whole, NaN where the whole is 0 or NaN."""
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(whole > 0, part / whole, np.nan)
+        return np.where(whole > 0, np.divide(part, whole), np.nan)
 
 
 def mean(values: Float[np.ndarray, " values"]) -> float:

@@ -192,7 +192,7 @@ class Study:
 
         Beside it the same of the pixels near boundaries (`near_…`); `f_right` and `f_wrong`, the mean of F where the
         seed has the pixel's label and where it has not; and `cell`, the side of a cell of the network's grid in pixels
-        of the label.
+        of the label. NaN where no pixel has the number.
         """
         rows = {}
         for seed, run in self.having(variant, OFFSETS).items():
@@ -204,6 +204,7 @@ class Study:
             table = [row for row in found["table"] if row["condition"] == "all"]
             rows[seed] = next(row for row in table if row["by"] == "all") | _near_boundaries(table)
             rows[seed] |= _confidence_by_truth(found["reliability"]) | {"cell": _cell(run.experiment)}
+            rows[seed] = {name: np.nan if value is None else value for name, value in rows[seed].items()}
         return rows
 
 

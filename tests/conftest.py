@@ -1,5 +1,6 @@
 """Shapes are checked at run time under pytest, and only there: the package is imported after this hook is set."""
 
+import importlib
 import os
 import tempfile
 from pathlib import Path
@@ -55,6 +56,13 @@ def pytest_configure(config: pytest.Config) -> None:
         kernels = forked_kernels.install(Path(folder.name))
         config.add_cleanup(folder.cleanup)
         config.add_cleanup(kernels.kill)
+
+
+def pytest_collection(session: pytest.Session) -> None:
+    """Import what is large before the tests do: a module with checked shapes finds no byte code of what it imports."""
+    if hasattr(session.config, "workerinput") or not session.config.option.numprocesses:
+        for name in forked_kernels.LARGE:
+            importlib.import_module(name)
 
 
 def pytest_xdist_auto_num_workers() -> int:

@@ -86,7 +86,8 @@ def test_an_interrupted_papermill_goes_on_inside_the_training(tmp_path):
         parameters = yaml.safe_dump(values | {"run_folder": str(folder)})
         command = [sys.executable, "-m", "papermill", "notebooks/02_training.ipynb", str(folder / "02_training.ipynb")]
         folder.mkdir(exist_ok=True)
-        return subprocess.Popen([*command, "-y", parameters], cwd=ROOT, stderr=subprocess.DEVNULL)
+        return subprocess.Popen([*command, "-y", parameters], cwd=ROOT, stderr=subprocess.DEVNULL,
+                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # also under nohup
 
     process = start(tmp_path / "parts")
     while not (tmp_path / "parts/snapshot.pt").exists():

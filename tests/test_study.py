@@ -241,6 +241,19 @@ def test_offsets_are_counted_where_they_were_analysed_and_scores_where_they_were
         assert set(found[number].folders) == {str(tmp_path / folder) for folder in folders.split()}
 
 
+def test_a_seed_without_a_pixel_to_measure_by_does_not_count(study, tmp_path):
+    """As of a network that has one class everywhere."""
+    nothing = dict.fromkeys(("seed_deeper", "random_deeper"), None) | {"brier": 0.1, "brier_of_rate": 0.0}
+    for seed, seeds in ((1, 2), (0, 1), (2, 0)):
+        path = tmp_path / f"o{seed}/offset_analysis.json"
+        analysis = json.loads(path.read_text())
+        analysis["offset_analysis"]["table"] = [row | nothing for row in analysis["offset_analysis"]["table"]]
+        path.write_text(json.dumps(analysis))
+        found = {claim.number: claim for claim in claims(study)}
+        assert [found[n].estimate.seeds for n in ("6a", "6b", "7c", "7d", "5a")] == [seeds] * 4 + [3]
+    assert found["6a"].missing == found["7d"].missing == "no pixels to measure it by"
+
+
 def test_an_unknown_scale_is_refused_with_the_nearest(study):
     with pytest.raises(ValueError, match=r"scale is 'camvid-haf'.*did you mean 'camvid-half'"):
         Study("camvid-haf", study.found)

@@ -20,9 +20,11 @@ from safetensors.torch import load_file
 from ovenet_core.benchmarks import DataError, benchmark
 from ovenet_core.evaluation import evaluate
 from ovenet_core.experiments import preset
+from ovenet_core.hrnet import TRUNK_MODULES
 from ovenet_core.inference import predict_classes
 from ovenet_core.loading import Batches, TrainingPictures
 from ovenet_core.models import load_trained
+from ovenet_core.offset_head import OFFSET_MODULES
 from ovenet_core.runs import WriteError, write_atomically
 from ovenet_core.scenes import write_scenes
 from ovenet_core.training import DivergedError, SnapshotError, Trainer, poly
@@ -31,6 +33,16 @@ TINY = preset(
     "scenes/ovenet", crop=[64, 128], epochs=2, batch_size=2, validate_every=2, ohem_min_kept=2048, learning_rate=0.01
 )
 OCR = TINY.override(body="hrnet_ocr")  # its dropout draws from torch's random state
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shallow():
+    """Stages of one module each: most of the time of a network this small goes into their number."""
+    with pytest.MonkeyPatch.context() as patch:
+        for modules in (TRUNK_MODULES, OFFSET_MODULES):
+            for stage in modules:
+                patch.setitem(modules, stage, 1)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_from_nothing_to_tables_figures_and_claims(tmp_path):
-    sizes = {"train": 8, "val": 4}
+    sizes = {"train": 4, "val": 2}
     data = write_scenes(tmp_path / "data", "cityscapes", split_sizes=sizes, size=(128, 256), progress=False)
     command = [sys.executable, str(ROOT / "workflow/study.py"), "toy", "--cores", "1", "--seeds", "1"]
     command += ["--variants", "hrnet", "ovenet", "--root", str(tmp_path), "--data-root", str(data)]
