@@ -10,8 +10,10 @@ import hashlib
 import io
 import os
 import shutil
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,6 +28,7 @@ from ovenet_core.runs import write_atomically
 
 _VERSION = 1  # of the file format: raise it when a change makes other files
 _GIB = 2**30
+_LONG = 3600  # seconds in which a picture is certainly written
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,11 @@ def _is_whole(path: Path) -> bool:
 
 
 def _remove_outdated(folder: Path, paths: Iterable[Path]) -> None:
-    """Removes files of the same pictures in an earlier state."""
+    """Removes files of the same pictures in an earlier state, and what killed builds have left half written."""
+    for file in folder.glob(".*.npy.*.tmp"):
+        with suppress(FileNotFoundError):  # of another build, and whole by now
+            if time.time() - file.stat().st_mtime > _LONG:
+                file.unlink()
     pictures = {path.name.rsplit(".", 2)[0] for path in paths}
     for file in set(folder.glob("*.npy")) - set(paths):
         if file.name.rsplit(".", 2)[0] in pictures:

@@ -190,6 +190,17 @@ def test_an_interrupted_build_goes_on_where_it_stopped(samples, tmp_path, monkey
     assert sorted(names + rest) == [sample.name for sample in samples]
 
 
+def test_what_a_killed_build_left_half_written_is_removed_and_what_another_is_writing_is_kept(samples, tmp_path):
+    build(samples[:1], tmp_path / "cache")
+    (whole,) = (tmp_path / "cache").glob("*.npy")
+    left, new = (whole.with_name(f".{whole.name}.{name}.tmp") for name in ("left", "new"))
+    for path in (left, new):
+        path.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    build(samples[:1], tmp_path / "cache")
+    assert set((tmp_path / "cache").iterdir()) == {whole, new}
+
+
 def test_a_damaged_picture_stops_the_build_and_is_named(samples, tmp_path):
     samples[4].label.write_bytes(samples[4].label.read_bytes()[:50])
     with pytest.raises(DataError, match=samples[4].label.name):
