@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 QUICKSTART := runs/quickstart/00_quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test notebooks study results lab bench lint lock clean
+.PHONY: help quickstart test notebooks study results weights lab bench lint lock clean
 .DELETE_ON_ERROR:
 
 help:  ## Explain every target.
@@ -45,6 +45,9 @@ study: $(READY)  ## Run every variant of the study, score it, make all tables an
 
 results: $(READY)  ## Write results/tables/ and the results in README and docs/gpu.md anew from the runs in results/.
 	$(BIN)/python -m ovenet_core.report
+
+weights: $(READY)  ## Fetch the initial weights of the CamVid runs into weights/ (70 MB to fetch).
+	$(BIN)/python workflow/initial_weights.py
 
 lab: $(READY)  ## Open JupyterLab in the browser.
 	$(BIN)/jupyter lab

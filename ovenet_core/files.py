@@ -157,7 +157,7 @@ def in_words(numbers: Iterable[int]) -> str:
     return ", ".join(" to ".join(map(str, run)) for run in runs)
 
 
-def find(name: str, *places: str | Path) -> Path:
+def find(name: str, *places: str | Path, remedy: str = "put it there, or give its path") -> Path:
     """The folder or file of that name in the first of `places` that has it.
 
     Raises:
@@ -166,4 +166,4 @@ def find(name: str, *places: str | Path) -> Path:
     for place in places:
         if (Path(place) / name).exists():
             return Path(place) / name
-    raise DataError(f"{name} is in none of {', '.join(str(place) for place in places)}; put it there, or give its path")
+    raise DataError(f"{name} is in none of {', '.join(str(place) for place in places)}; {remedy}")

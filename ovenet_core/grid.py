@@ -85,13 +85,15 @@ class Cell:
         return run.result if run.experiment == self.spec and run.seed == self.seed else None
 
     def state(self) -> str:
-        """`done` (a valid result), `failed` (an error in the executed notebook, or nothing but a log), `interrupted` (a
-        snapshot to go on from; a cell that is being trained reads the same) or `missing`."""
+        """`done` (a valid result), `failed` (an error in the executed notebook, or a log and nothing to go on from),
+        `interrupted` (a snapshot, or a notebook that has not ended; a cell that is being trained reads the same) or
+        `missing`."""
         if self.result():
             return "done"
-        if _has_error(self.folder / "02_training.ipynb"):
+        error, ended = _outcome(self.folder / "02_training.ipynb")
+        if error:
             return "failed"
-        if (self.folder / "snapshot.pt").exists():
+        if not ended or (self.folder / "snapshot.pt").exists():
             return "interrupted"
         return "failed" if (self.folder / "log.txt").exists() else "missing"
 
@@ -227,13 +229,19 @@ def gather(cells: Iterable[Cell]) -> pd.DataFrame:
     return pd.DataFrame(columns | {"seeds": groups["seed"].nunique()})
 
 
-def _has_error(notebook: Path) -> bool:
-    """Whether a cell of an executed notebook ended with an error other than an interruption."""
+def _outcome(notebook: Path) -> tuple[bool, bool]:
+    """Whether a cell of an executed notebook has an error other than an interruption, and whether papermill has ended.
+
+    (False, True) if there is no such notebook.
+    """
     try:
-        outputs = [o for cell in json.loads(notebook.read_text())["cells"] for o in cell.get("outputs", [])]
+        executed = json.loads(notebook.read_text())
+        outputs = [o for cell in executed["cells"] for o in cell.get("outputs", [])]
+        begun = executed.get("metadata", {}).get("papermill", {})
     except (OSError, ValueError, KeyError):
-        return False
-    return any(o["output_type"] == "error" and o["ename"] != "KeyboardInterrupt" for o in outputs)
+        return False, True
+    error = any(o["output_type"] == "error" and o["ename"] != "KeyboardInterrupt" for o in outputs)
+    return error, not begun or begun.get("end_time") is not None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

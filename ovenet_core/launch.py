@@ -26,6 +26,7 @@ from ovenet_core.scenes import open_data
 from ovenet_core.training import Trainer
 
 LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "NCCL")  # another process has died
+WEIGHTS = "put it there, or give its folder as weights_root; `make weights` fetches that of the CamVid runs"
 PLAIN = (int, float, str, list, dict, type(None))  # what papermill passes
 
 
@@ -110,7 +111,7 @@ def open_run(
         root,
         folder,
         seed=seed,
-        weights=find(spec.initial_weights, *places) if spec.initial_weights and not begun else None,
+        weights=find(spec.initial_weights, *places, remedy=WEIGHTS) if spec.initial_weights and not begun else None,
         initial_run=baseline,
         device=device,
         workers=workers,

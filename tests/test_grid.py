@@ -72,6 +72,18 @@ def test_a_cell_whose_notebook_has_an_error_failed(tmp_path):
     assert cell.state() == "failed"
 
 
+@pytest.mark.parametrize(("end", "state"), [(None, "interrupted"), ("2026-01-01T00:00:00Z", "failed")])
+def test_a_cell_in_its_first_epoch_has_not_failed(tmp_path, end, state):
+    """papermill writes when it has ended, also if the kernel was killed, which leaves no error in the notebook."""
+    cell = cell_of(tmp_path)
+    write_notebook(cell)
+    (cell.folder / "log.txt").touch()
+    notebook = cell.folder / "02_training.ipynb"
+    executed = json.loads(notebook.read_text()) | {"metadata": {"papermill": {"start_time": "now", "end_time": end}}}
+    notebook.write_text(json.dumps(executed))
+    assert cell.state() == state
+
+
 def test_a_cell_that_left_nothing_but_a_log_failed(tmp_path):
     cell = cell_of(tmp_path)
     cell.folder.mkdir(parents=True)

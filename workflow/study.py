@@ -17,7 +17,7 @@ from ovenet_core.grid import Cell, Grid
 from ovenet_core.launch import data_set_of
 
 PROJECT = Path(__file__).parents[1]
-NAMES = {"toy": "scenes-short", "pocket": "camvid-half", "paper": "cityscapes"}  # of the design's three scales
+NAMES = {"toy": "scenes-short", "pocket": "camvid-half", "paper": "cityscapes"}  # of the README
 FIRST = ("hrnet", "ovenet")  # the systems that get all seeds
 
 
