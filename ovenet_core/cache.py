@@ -136,7 +136,7 @@ class DecodedCache:
         path = self._path(sample)
         try:
             pixels = np.load(path, mmap_mode="r").view(np.ndarray)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise DataError(
                 f"{path}: not there or damaged, expected the decoded {sample.image}, which may have changed since the "
                 "cache was built; build the cache again"
@@ -170,7 +170,7 @@ def _short_hash(text: str) -> str:
 def _is_whole(path: Path) -> bool:
     try:
         return np.load(path, mmap_mode="r").ndim == 3  # mapping fails where the file is shorter than it says
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return False
 
 

@@ -75,7 +75,7 @@ def find_runs(*roots: str | Path) -> tuple[list[Run], dict[Path, str]]:
     for path in sorted({path for root in roots for path in Path(root).rglob("result.json")}):
         try:
             runs.append(read_run(path))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             damaged[path.parent] = f"damaged: {error}"
     return runs, damaged
 
@@ -99,8 +99,12 @@ def read_run(file: Path) -> Run:
         raise ValueError(f"scores of {', '.join(sorted(result['metrics']))}; expected {', '.join(expected)}")
     for output, scores in result["metrics"].items():
         _check_scores(output, scores)
-        if not isinstance(scores, dict) or scores.get("miou") is None:
+        if not isinstance(scores, dict) or not isinstance(scores.get("miou"), int | float):
             raise ValueError(f"{output} has no mIoU")
+        if wrong := [name for name in ("iou", "conditions") if not isinstance(scores.get(name, {}), dict)]:
+            raise ValueError(f"{output} {wrong[0]}: of another type")
+    if not all(isinstance(commit, str) for commit in result.get("commits", [])):
+        raise ValueError("commits: of another type")
     return run
 
 

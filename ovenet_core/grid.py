@@ -80,7 +80,7 @@ class Cell:
         """What result.json says, or None if it is not there, not whole, or of another experiment or seed."""
         try:
             run = read_run(self.folder / "result.json")
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return run.result if run.experiment == self.spec and run.seed == self.seed else None
 
@@ -238,7 +238,7 @@ def _outcome(notebook: Path) -> tuple[bool, bool]:
         executed = json.loads(notebook.read_text())
         outputs = [o for cell in executed["cells"] for o in cell.get("outputs", [])]
         begun = executed.get("metadata", {}).get("papermill", {})
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False, True
     error = any(o["output_type"] == "error" and o["ename"] != "KeyboardInterrupt" for o in outputs)
     return error, not begun or begun.get("end_time") is not None

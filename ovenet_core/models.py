@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ovenet_core.benchmarks import Benchmark, DataError, Sample, benchmark
+from ovenet_core.benchmarks import IGNORE, Benchmark, DataError, Sample, benchmark
 from ovenet_core.experiments import Experiment
 from ovenet_core.losses import OVeNetLoss, require_class_weights
 from ovenet_core.ovenet import OVeNet, build
-from ovenet_core.snapshots import read_result
+from ovenet_core.snapshots import SnapshotError, read_result
 from ovenet_core.weights import first_difference, is_ours, load_official, read_state
 
 
@@ -50,12 +50,15 @@ def build_loss(experiment: Experiment, num_classes: int) -> OVeNetLoss:
 
 
 def labelled_samples(data: Benchmark, root: str | Path, field: str, split: str) -> list[Sample]:
-    """The pictures of the split that a field of an experiment names; DataError unless all of them have a label."""
+    """The pictures of the split that a field names; DataError unless all have a label, and one of these a class."""
     samples = data.samples(root, split)
     if without := [sample.image for sample in samples if sample.label is None]:
         labelled = [name for name, folders in data.splits.items() if not set(folders) & set(data.unlabelled)]
         raise DataError(f"{field} is {split!r}, in which {len(without)} pictures have no label, such as {without[0]}; "
                         f"expected a split with labels: choose one of {', '.join(labelled)}")
+    if not any((data.read_label(sample) != IGNORE).any() for sample in samples):
+        raise DataError(f"{field} is {split!r}, and no pixel of its {len(samples)} labels has a class, such as "
+                        f"{samples[0].label}; expected labels: restore them, or choose another split")
     return samples
 
 
@@ -197,5 +200,9 @@ def run_experiment(run_folder: str | Path) -> Experiment:
     """The experiment of a run, from the configuration in its folder."""
     for name in ("result.json", "config.json"):
         if (file := Path(run_folder) / name).exists():
-            return Experiment.from_json(read_result(file)["experiment"])
+            try:
+                return Experiment.from_json(read_result(file)["experiment"])
+            except (KeyError, TypeError) as error:
+                raise SnapshotError(f"{file} has no experiment ({error!r}); it is damaged: restore it, or give another "
+                                    "run folder") from error
     raise FileNotFoundError(f"{run_folder} has no result.json or config.json: it is no run folder; give one")

@@ -164,7 +164,9 @@ def _rows(variant: str, size: str, run: Run) -> list[str]:
 
 
 def with_section(text: str, section: str) -> str:
-    """A page with another section of results between its two marks."""
+    """A page with another section of results between its two marks; ValueError if it has not both."""
+    if not re.search(f"{re.escape(BEGIN)}.*{re.escape(END)}", text, re.DOTALL):
+        raise ValueError(f"expected a page with the lines {BEGIN} and {END}, between which the results go")
     whole = f"{BEGIN}\n\n{section}\n\n{END}"
     return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: whole, text, count=1, flags=re.DOTALL)
 

@@ -30,7 +30,8 @@ def of_samples(samples: Mapping[str, Sequence[Sample]]) -> dict[str, list]:
 
 def refuse_another(file: Path, state: Any, experiment: Experiment, seed: int) -> None:
     """Raise SnapshotError if what is stored in a file is not of a run, or of another experiment or seed."""
-    if not isinstance(state, dict) or not {"experiment", "seed", "config_hash"} <= state.keys():
+    whole = isinstance(state, dict) and {"experiment", "seed", "config_hash"} <= state.keys()
+    if not whole or not isinstance(state["experiment"], dict):
         raise SnapshotError(f"{file} holds something else than a run, expected its experiment and seed; move it away, "
                             "or choose another run folder")
     differences = experiment.differences(state["experiment"])

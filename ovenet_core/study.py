@@ -2,7 +2,9 @@
 
 import difflib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -97,7 +99,10 @@ def paired_difference(
     exact, drawn = (np.array([_summed(one, w, score) - _summed(other, w, score) for one, other in pairs])
                     for w in (np.ones((1, count)), weights))
     noisy = drawn.mean(0) + _error_of_mean(exact[:, 0], draws, random)
-    low, high = np.quantile(summary(noisy), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    numbers = summary(noisy)
+    if (numbers := numbers[~np.isnan(numbers)]).size == 0:  # of draws in which no picture has what is scored
+        numbers = np.array([np.nan])
+    low, high = np.quantile(numbers, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(float(summary(exact.mean(0))[0]), float(low), float(high), len(pairs))
 
 
@@ -162,7 +167,10 @@ class Study:
         """
         output = output or run.answer
         path = run.folder / PICTURES
-        made = _matrices(path, path.stat().st_mtime_ns, output, pixels, self.classes) if path.exists() else {}
+        made = {}
+        if path.exists():
+            with _readable(path, "04_evaluation"):
+                made = _matrices(path, path.stat().st_mtime_ns, output, pixels, self.classes)
         if made and pixels == "pixels":
             found, own = float(miou(sum(made.values())[None])[0]), run.score("miou", output=output)
             if not abs(found - own) < 0.1:  # points; another device or precision changes single pixels
@@ -196,25 +204,41 @@ class Study:
         """
         rows = {}
         for seed, run in self.having(variant, OFFSETS).items():
-            analysis = json.loads((run.folder / OFFSETS).read_text())
-            if analysis.get("split") != run.result["split"]:
-                raise ValueError(f"{run.folder / OFFSETS}: of the split {analysis.get('split')!r}, the run's is "
-                                 f"{run.result['split']!r}; run 08_offset_analysis on that split again")
-            found = analysis["offset_analysis"]
-            table = [row for row in found["table"] if row["condition"] == "all"]
-            rows[seed] = next(row for row in table if row["by"] == "all") | _near_boundaries(table)
-            rows[seed] |= _confidence_by_truth(found["reliability"]) | {"cell": _cell(run.experiment)}
-            rows[seed] = {name: np.nan if value is None else value for name, value in rows[seed].items()}
+            path = run.folder / OFFSETS
+            with _readable(path, "08_offset_analysis"):
+                split = (analysis := json.loads(path.read_text())).get("split")
+            if split != run.result["split"]:
+                raise ValueError(f"{path}: of the split {split!r}, the run's is {run.result['split']!r}; run "
+                                 "08_offset_analysis on that split again")
+            with _readable(path, "08_offset_analysis"):
+                found = analysis["offset_analysis"]
+                table = [row for row in found["table"] if row["condition"] == "all"]
+                row = next(row for row in table if row["by"] == "all") | _near_boundaries(table)
+                row |= _confidence_by_truth(found["reliability"]) | {"cell": _cell(run.experiment)}
+                rows[seed] = {name: np.nan if value is None else value for name, value in row.items()}
         return rows
 
 
+@contextmanager
+def _readable(path: Path, notebook: str) -> Iterator[None]:
+    """ValueError with the file and the remedy, where what a notebook left cannot be read."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, LookupError, StopIteration, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: damaged, or of another data set ({error!r}); run {notebook} of this run "
+                         "again") from error
+
+
 def _near_boundaries(table: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Numbers of the bands of distance within NEAR pixels of a boundary: their mean, weighed by the bands' pixels."""
+    """Numbers of the bands of distance within NEAR pixels of a boundary: the mean over those that have the number,
+    weighed by the bands' pixels."""
     names = ("length_median", "seed_deeper", "random_deeper", "brier", "brier_of_rate")
     bands = [row for row in table if row["group"] in DISTANCES[: BANDS.index(NEAR) + 1] and row["pixels"]]
     values = np.array([[row[name] for name in names] for row in bands], float).reshape(-1, len(names))
     pixels = np.array([row["pixels"] for row in bands], float)
-    return dict(zip((f"near_{name}" for name in names), ratio(pixels @ values, pixels.sum()).tolist(), strict=True))
+    known = ~np.isnan(values)
+    means = ratio(pixels @ np.where(known, values, 0), pixels @ known)
+    return dict(zip((f"near_{name}" for name in names), means.tolist(), strict=True))
 
 
 def _confidence_by_truth(reliability: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -228,7 +252,8 @@ def _confidence_by_truth(reliability: Sequence[Mapping[str, Any]]) -> dict[str, 
 def _cell(experiment: Experiment) -> float:
     if experiment.picture_size is None:
         return GRID
-    return GRID * CAMERA_SIZES[experiment.benchmark][0] / experiment.picture_size[0]
+    height, _ = CAMERA_SIZES.get(experiment.benchmark, (np.nan, np.nan))  # of other cameras it is not known here
+    return GRID * height / experiment.picture_size[0]
 
 
 @lru_cache(maxsize=512)
@@ -244,4 +269,5 @@ def _matrices(path: Path, changed: int, output: str, pixels: str, classes: int) 
 @lru_cache(maxsize=64)
 def _counts(path: Path, changed: int) -> pd.DataFrame:
     """The table of a file, read once as long as it is not changed."""
-    return pd.read_csv(path).assign(far=lambda counts: counts["pixels"] - counts["near"])
+    counts = pd.read_csv(path, dtype={"picture": str}, keep_default_na=False)  # a name may be 001, or NA
+    return counts.assign(far=lambda counts: counts["pixels"] - counts["near"])

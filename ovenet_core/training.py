@@ -131,6 +131,7 @@ class Trainer:
 
     def _begin(self) -> None:
         """The state to go on from: a finished run's, the snapshot's, or the initial one."""
+        self.seen = self._changed()
         torch.manual_seed(self.seed)
         self.network = build_network(self.experiment, self.data.num_classes)
         self.commits: list[str] = []  # of all processes that have had a part in this run, in no order
@@ -164,6 +165,10 @@ class Trainer:
     def snapshot(self) -> Path:
         return self.folder / "snapshot.pt"
 
+    def _changed(self) -> int:
+        """When the snapshot was written, by whichever process; 0 if there is none."""
+        return self.snapshot.stat().st_mtime_ns if self.snapshot.exists() else 0
+
     @property
     def result(self) -> Path:
         return self.folder / "result.json"
@@ -192,13 +197,16 @@ class Trainer:
         if self.result.exists():
             return self._finished_result()
         with alone(self.folder) if self.writes else nullcontext():
+            processes.wait()
+            if self.result.exists():  # by now
+                return self._finished_result()
             if self.writes:
                 remove_unfinished(self.folder)
                 write_json(self.folder / "config.json", snapshots.identity(self.experiment, self.seed))
             return self._train(stop_after)
 
     def _train(self, stop_after: int | None) -> dict[str, Any] | None:
-        if self.left:
+        if self.left or self.seen != self._changed():
             self._begin()
         self.left = True
         self.commits = sorted({*self.commits, self.commit})
@@ -341,6 +349,7 @@ class Trainer:
         state |= {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
         state["pictures"] = self._samples
         write_atomically(self.snapshot, lambda f: torch.save(state, f), mode="wb")
+        self.seen = self._changed()
 
     def _resume(self) -> None:
         state = snapshots.read(self.snapshot)

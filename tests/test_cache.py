@@ -159,6 +159,18 @@ def test_a_cut_cache_file_is_refused_and_made_again(samples, tmp_path):
     np.testing.assert_array_equal(build(samples, tmp_path / "cache").read(samples[3])[1], ADE20K.read(samples[3])[1])
 
 
+def test_an_empty_cache_file_is_refused_and_made_again(samples, tmp_path):
+    decoded = build(samples, tmp_path / "cache")
+    path = next((tmp_path / "cache").glob("*.npy"))
+    path.write_bytes(b"")
+    with pytest.raises(DataError, match="are not in this cache"):
+        DecodedCache.open(ADE20K, samples, tmp_path / "cache")
+    with pytest.raises(DataError, match=re.escape(str(path))):
+        [decoded.read(sample) for sample in samples]
+    build(samples, tmp_path / "cache")
+    assert [decoded.read(sample)[1].shape for sample in samples]
+
+
 def test_sets_that_share_a_folder_leave_each_other_alone(root, samples, tmp_path):
     # The same names and contents, in another place.
     moved = ADE20K.samples(shutil.copytree(root, tmp_path / "moved"), "train")

@@ -103,6 +103,9 @@ def test_a_cell_that_left_nothing_but_a_log_failed(tmp_path):
         {"metrics": {"S_i": {"miou": 0.5}}},
         {"metrics": each({"miou": None})},
         {"metrics": each({"miou": 1.5})},
+        {"metrics": each({"miou": {"a": 0.5}})},
+        {"metrics": each({"miou": 0.5, "conditions": 0.4})},
+        {"commits": [None]},
     ],
     ids=str,
 )
@@ -116,10 +119,11 @@ def test_a_damaged_result_is_not_done_and_is_moved_aside_never_over_another(tmp_
     assert (cell.folder / "result.json.invalid").read_text() == text and not (cell.folder / "result.json").exists()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", "3"])
+@pytest.mark.parametrize("text", ["", "[]", "null", "3", "[" * 100_000])
 def test_what_is_no_result_at_all_is_not_done(tmp_path, text):
     cell = cell_of(tmp_path)
     write_result(cell).write_text(text)
+    (cell.folder / "02_training.ipynb").write_text(text)
     assert cell.state() != "done"
 
 

@@ -1,5 +1,6 @@
 """Paired differences and claims: against brute force, known distributions and hand-computed verdicts."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -239,6 +240,55 @@ def test_offsets_are_counted_where_they_were_analysed_and_scores_where_they_were
     for number, seeds, folders in (("1", 2, "o0 o2 h0 h2"), ("5a", 2, "o0 o1")):
         assert found[number].estimate.seeds == seeds
         assert set(found[number].folders) == {str(tmp_path / folder) for folder in folders.split()}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "notebook"),
+    [
+        ("pictures.csv.gz", b"", "04_evaluation"),
+        ("pictures.csv.gz", gzip.compress(b"output,picture\n" * 99)[:-9], "04_evaluation"),
+        ("pictures.csv.gz", gzip.compress(b"output,picture,label,prediction,pixels\nS_f,a,0,0,1\n"), "04_evaluation"),
+        ("pictures.csv.gz", gzip.compress(b"output,picture,label,prediction,pixels,near\nS_f,a,140,0,1,1\n"),
+         "04_evaluation"),
+        ("offset_analysis.json", b'{"split"', "08_offset_analysis"),
+        ("offset_analysis.json", b'{"split": "val"}', "08_offset_analysis"),
+        ("offset_analysis.json", b'{"split": "val", "offset_analysis": {"table": []}}', "08_offset_analysis"),
+    ],
+    ids=["empty", "cut", "column", "class", "cut json", "nothing found", "no rows"],
+)
+def test_a_damaged_file_is_named_with_the_remedy(study, tmp_path, file, content, notebook):
+    (tmp_path / "o1" / file).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"o1/{file}: damaged.*; run {notebook} of this run again"):
+        claims(study)
+
+
+def test_names_of_pictures_are_text(study, tmp_path):
+    """Of which pandas would take 001 and 01 for one number, and NA for none."""
+    for folder in ("h0", "o0"):
+        counts = pd.read_csv(tmp_path / folder / "pictures.csv.gz")
+        counts.replace({"picture": {"p1": "001", "p2": "01", "p3": "NA"}}).to_csv(
+            tmp_path / folder / "pictures.csv.gz", index=False)
+    assert study.difference("ovenet", "hrnet").seeds == 3
+    assert {"001", "01", "NA"} <= study.matrices(study.runs("hrnet")[0]).keys()
+
+
+def test_a_band_without_a_number_leaves_the_others(study, tmp_path):
+    """No offset of that band leaves its pixel, so that nothing is known of where they point."""
+    path = tmp_path / "o0/offset_analysis.json"
+    analysis = json.loads(path.read_text())
+    for row in analysis["offset_analysis"]["table"]:
+        row |= {"seed_deeper": 0.5} if row["group"] == "2 to 4" else {}
+        row |= {"seed_deeper": None} if row["group"] == "below 1" else {}
+    path.write_text(json.dumps(analysis))
+    assert study.analyses()[0]["near_seed_deeper"] == pytest.approx(0.5)
+
+
+def test_draws_without_a_pixel_to_score_leave_an_interval_of_the_others():
+    """Five pictures of which one has pixels: a third of the draws have none."""
+    pictures_ = [np.zeros((5, 2, 2)) for _ in range(2)]
+    pictures_[0][0], pictures_[1][0] = [[8, 2], [0, 0]], [[6, 4], [0, 0]]
+    found = paired_difference([tuple(pictures_)] * 2, accuracy)
+    assert (found.value, found.low, found.high) == pytest.approx((20, 20, 20))
 
 
 def test_a_seed_without_a_pixel_to_measure_by_does_not_count(study, tmp_path):

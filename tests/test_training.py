@@ -5,9 +5,10 @@ import resource
 import shutil
 import signal
 import subprocess
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -115,6 +116,40 @@ def test_a_run_that_was_interrupted_anywhere_goes_on_from_its_snapshot_when_call
     assert run.run()["metrics"] == finished[1]["metrics"]
     assert_same_weights(weights_of(tmp_path), weights_of(finished[0]))
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "history.csv"), pd.read_csv(finished[0] / "history.csv"))
+
+
+def test_a_trainer_goes_on_from_what_another_has_reached_since_it_was_made(scenes, finished, tmp_path, monkeypatch):
+    early, late = trainer(scenes, tmp_path), trainer(scenes, tmp_path)
+    step, taken = Trainer._step, []
+    monkeypatch.setattr(Trainer, "_step", lambda self, *rest: taken.append(self.iteration) or step(self, *rest))
+    assert early.run(stop_after=4) is None
+    assert late.run(stop_after=5) is None
+    assert early.run()["metrics"] == late.run()["metrics"] == finished[1]["metrics"]
+    assert taken == [*range(6)]
+    assert_same_weights(weights_of(tmp_path), weights_of(finished[0]))
+
+
+def test_a_run_that_another_finishes_while_this_one_waits_is_not_repeated(scenes, finished, tmp_path, monkeypatch):
+    waiting = trainer(scenes, tmp_path)
+
+    @contextmanager
+    def alone(folder):
+        monkeypatch.undo()
+        trainer(scenes, tmp_path).run()
+        yield
+
+    monkeypatch.setattr("ovenet_core.training.alone", alone)
+    waiting._train = None
+    assert waiting.run()["metrics"] == finished[1]["metrics"]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_split_in_which_no_pixel_has_a_class_is_refused_before_training(scenes, tmp_path, split):
+    root = shutil.copytree(scenes, tmp_path / "scenes")
+    for path in root.glob(f"gtFine/{split}/*/*_labelIds.png"):
+        assert cv2.imwrite(str(path), np.zeros((64, 128), np.uint8))  # unlabelled
+    with pytest.raises(DataError, match=f"{split}_split is '{split}', and no pixel of its . labels has a class"):
+        trainer(root, tmp_path / "run")
 
 
 def test_a_run_that_is_done_has_the_trained_network(scenes, finished):
