@@ -60,7 +60,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection(session: pytest.Session) -> None:
     """Import what is large before the tests do: a module with checked shapes finds no byte code of what it imports."""
-    if hasattr(session.config, "workerinput") or not session.config.option.numprocesses:
+    option = session.config.option
+    if not option.collectonly and (hasattr(session.config, "workerinput") or not option.numprocesses):
         for name in forked_kernels.LARGE:
             importlib.import_module(name)
 

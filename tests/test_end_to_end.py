@@ -80,7 +80,7 @@ def test_an_interrupted_papermill_goes_on_inside_the_training(tmp_path):
     """Started again with the same parameters, it has the weights of a run that was not interrupted."""
     root = write_scenes(tmp_path / "data", split_sizes={"train": 2, "val": 1}, size=(64, 96), progress=False)
     values = {"experiment": "cityscapes/ovenet", "data_root": str(root), "show_pictures": False, "device": "cpu"}
-    values["overrides"] = NARROW | {"epochs": 20, "validate_every": 20}
+    values["overrides"] = NARROW | {"epochs": 12, "validate_every": 12}
 
     def start(folder: Path) -> subprocess.Popen:
         parameters = yaml.safe_dump(values | {"run_folder": str(folder)})
@@ -97,11 +97,11 @@ def test_an_interrupted_papermill_goes_on_inside_the_training(tmp_path):
     assert process.wait() != 0
     assert not (tmp_path / "parts/result.json").exists()
     reached = torch.load(tmp_path / "parts/snapshot.pt", weights_only=True)["iteration"]
-    assert 0 < reached < 20
+    assert 0 < reached < 12
 
     assert start(tmp_path / "parts").wait() == 0
     Trainer(preset("cityscapes/ovenet", **values["overrides"]), root, tmp_path / "whole", progress=False).run()
     parts, whole = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("parts", "whole"))
     assert parts.keys() == whole.keys() and all(torch.equal(parts[name], whole[name]) for name in whole)
     shown = (tmp_path / "parts/02_training.ipynb").read_text()
-    assert f"| {reached}/20 [" in shown and "| 0/20 [" not in shown
+    assert f"| {reached}/12 [" in shown and "| 0/12 [" not in shown
