@@ -52,6 +52,11 @@ def refuse_other_pictures(file: Path, stored: Mapping[str, list], samples: Mappi
                                 "or others. Restore these pictures, or delete the file to start anew")
 
 
+def written(file: Path) -> int:
+    """When a snapshot was written, by whichever process, in nanoseconds; 0 if there is none."""
+    return file.stat().st_mtime_ns if file.exists() else 0
+
+
 def read(file: Path) -> Any:
     """What a snapshot holds, read without running code from it."""
     try:

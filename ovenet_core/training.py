@@ -113,15 +113,8 @@ class Trainer:
         self.train_samples = labelled_samples(self.data, data_root, "train_split", experiment.train_split)
         self.val_samples = labelled_samples(self.data, data_root, "val_split", experiment.val_split)
         self.pictures = TrainingPictures(self._source(cache), self.train_samples, experiment, seed)
-        self.batches = Batches(
-            len(self.train_samples),
-            experiment.batch_size,
-            experiment.epochs,
-            seed,
-            rank=processes.rank(),
-            processes=processes.count(),
-            micro_batch=experiment.micro_batch,
-        )
+        share = {"rank": processes.rank(), "processes": processes.count(), "micro_batch": experiment.micro_batch}
+        self.batches = Batches(len(self.train_samples), experiment.batch_size, experiment.epochs, seed, **share)
         self.snapshot_every = snapshot_every or self.batches.per_epoch
         self.commit = commit()  # of the code as it runs, whatever becomes of the files meanwhile
         self.weights, self.initial_run = weights, initial_run
@@ -131,7 +124,7 @@ class Trainer:
 
     def _begin(self) -> None:
         """The state to go on from: a finished run's, the snapshot's, or the initial one."""
-        self.seen = self._changed()
+        self.seen = snapshots.written(self.snapshot)
         torch.manual_seed(self.seed)
         self.network = build_network(self.experiment, self.data.num_classes)
         self.commits: list[str] = []  # of all processes that have had a part in this run, in no order
@@ -164,10 +157,6 @@ class Trainer:
     @property
     def snapshot(self) -> Path:
         return self.folder / "snapshot.pt"
-
-    def _changed(self) -> int:
-        """When the snapshot was written, by whichever process; 0 if there is none."""
-        return self.snapshot.stat().st_mtime_ns if self.snapshot.exists() else 0
 
     @property
     def result(self) -> Path:
@@ -206,7 +195,7 @@ class Trainer:
             return self._train(stop_after)
 
     def _train(self, stop_after: int | None) -> dict[str, Any] | None:
-        if self.left or self.seen != self._changed():
+        if self.left or self.seen != snapshots.written(self.snapshot):
             self._begin()
         self.left = True
         self.commits = sorted({*self.commits, self.commit})
@@ -349,7 +338,7 @@ class Trainer:
         state |= {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
         state["pictures"] = self._samples
         write_atomically(self.snapshot, lambda f: torch.save(state, f), mode="wb")
-        self.seen = self._changed()
+        self.seen = snapshots.written(self.snapshot)
 
     def _resume(self) -> None:
         state = snapshots.read(self.snapshot)
