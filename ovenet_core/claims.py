@@ -12,8 +12,8 @@ from ovenet_core.study import (
     OFFSETS,
     PICTURES,
     Estimate,
-    Matrices,
     Study,
+    Tallies,
     accuracy,
     class_iou,
     over_seeds,
@@ -143,15 +143,15 @@ def table(found: Sequence[Claim]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _boundary_excess(study: Study) -> dict[int, tuple[Matrices, Matrices]]:
-    """By seed, the runs of both systems, the matrices of pixels near boundaries and of those far away side by side."""
+def _boundary_excess(study: Study) -> dict[int, tuple[Tallies, Tallies]]:
+    """By seed, the runs of both systems, the tallies of pixels near boundaries and of those far away side by side."""
     near, far = (study.pairs("ovenet", "hrnet", pixels=pixels) for pixels in ("near", "far"))
-    return {seed: tuple(np.concatenate(parts, axis=1) for parts in zip(near[seed], far[seed], strict=True))
+    return {seed: tuple(np.concatenate(parts, axis=2) for parts in zip(near[seed], far[seed], strict=True))
             for seed in near}
 
 
-def _near_minus_far(confusion: np.ndarray) -> np.ndarray:
-    near, far = np.split(confusion, 2, axis=1)
+def _near_minus_far(sums: np.ndarray) -> np.ndarray:
+    near, far = np.split(sums, 2, axis=2)
     return accuracy(near) - accuracy(far)
 
 

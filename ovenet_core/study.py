@@ -29,8 +29,10 @@ LEVEL = 0.95
 PICTURES = "pictures.csv.gz"  # what 04_evaluation counted of each picture
 OFFSETS = "offset_analysis.json"  # what 08_offset_analysis found
 
-Matrices = Float[np.ndarray, "pictures label prediction"]
-Confusion = Float[np.ndarray, "draws label prediction"]
+# Of each class its hits, the pixels of its label and those of its prediction: all that the scores here need of a
+# confusion matrix, and a fiftieth of it for the 150 classes of ADE20K.
+Tallies = Float[np.ndarray, "pictures 3 classes"]
+Sums = Float[np.ndarray, "draws 3 classes"]
 Score = Callable[[np.ndarray], np.ndarray]
 
 
@@ -52,20 +54,21 @@ class Estimate:
         return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]" if self.low == self.low else f"{self.value:.2f}"
 
 
-def class_iou(confusion: Confusion) -> Float[np.ndarray, "draws classes"]:
-    """IoU in % of each class of several confusion matrices; NaN for one that does not occur."""
-    hits = np.diagonal(confusion, axis1=1, axis2=2)
-    return 100 * ratio(hits, confusion.sum(1) + confusion.sum(2) - hits)
+def class_iou(sums: Sums) -> Float[np.ndarray, "draws classes"]:
+    """IoU in % of each class; NaN for one that does not occur."""
+    hits, labels, predictions = np.moveaxis(sums, 1, 0)
+    return 100 * ratio(hits, labels + predictions - hits)
 
 
-def miou(confusion: Confusion) -> Float[np.ndarray, " draws"]:
+def miou(sums: Sums) -> Float[np.ndarray, " draws"]:
     """mIoU in %, over the classes that occur."""
-    return np.nanmean(class_iou(confusion), axis=1)
+    return np.nanmean(class_iou(sums), axis=1)
 
 
-def accuracy(confusion: Confusion) -> Float[np.ndarray, " draws"]:
+def accuracy(sums: Sums) -> Float[np.ndarray, " draws"]:
     """Pixel accuracy in %."""
-    return 100 * ratio(np.trace(confusion, axis1=1, axis2=2), confusion.sum((1, 2)))
+    hits, labels, _ = np.moveaxis(sums, 1, 0)
+    return 100 * ratio(hits.sum(1), labels.sum(1))
 
 
 def share_of_gains(gains: Float[np.ndarray, "draws classes"]) -> Float[np.ndarray, " draws"]:
@@ -74,7 +77,7 @@ def share_of_gains(gains: Float[np.ndarray, "draws classes"]) -> Float[np.ndarra
 
 
 def paired_difference(
-    pairs: Sequence[tuple[Matrices, Matrices]],
+    pairs: Sequence[tuple[Tallies, Tallies]],
     score: Score = miou,
     summary: Score = np.asarray,
     draws: int = DRAWS,
@@ -87,8 +90,8 @@ def paired_difference(
     would give too narrow an interval. With one pair nothing is known of seeds, and the interval is one over pictures.
 
     Args:
-        pairs: for each seed, the confusion matrices of each picture of the one system and of the other.
-        score: of sums of confusion matrices.
+        pairs: for each seed, the tallies of each picture by the one system and by the other.
+        score: of sums of them.
         summary: of the mean differences, where `score` gives several numbers.
     """
     if not pairs:
@@ -116,9 +119,9 @@ def _error_of_mean(values: np.ndarray, draws: int, random: np.random.Generator) 
     return (normal / scale[:, None]) @ (values - values.mean(0))
 
 
-def _summed(matrices: Matrices, weights: Float[np.ndarray, "draws pictures"], score: Score) -> np.ndarray:
-    sums = weights @ matrices.reshape(len(matrices), -1)
-    return score(sums.reshape(-1, *matrices.shape[1:]))
+def _summed(tallies: Tallies, weights: Float[np.ndarray, "draws pictures"], score: Score) -> np.ndarray:
+    sums = weights @ tallies.reshape(len(tallies), -1)
+    return score(sums.reshape(-1, *tallies.shape[1:]))
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
@@ -159,35 +162,39 @@ class Study:
         """Those of them that have a file, by default the one of `04_evaluation`."""
         return {seed: run for seed, run in self.runs(variant).items() if (run.folder / file).exists()}
 
-    def matrices(self, run: Run, output: str = "", pixels: str = "pixels") -> dict[str, np.ndarray]:
-        """By picture, the confusion matrix of an output, by default the answer; of all pixels, `near` or `far`.
+    def tallies(self, run: Run, output: str = "", pixels: str = "pixels") -> tuple[list[str], Tallies]:
+        """Names of pictures, and the tallies of an output, by default the answer: of all pixels, `near` or `far`.
+
+        Nothing of an output that the file has not, or where there is no file.
 
         Raises:
             ValueError: they are not those of the run's own scores, but of other weights, another split or other scales.
         """
         output = output or run.answer
         path = run.folder / PICTURES
-        made = {}
+        every = {}
         if path.exists():
             with _readable(path, "04_evaluation"):
-                made = _matrices(path, path.stat().st_mtime_ns, output, pixels, self.classes)
-        if made and pixels == "pixels":
-            found, own = float(miou(sum(made.values())[None])[0]), run.score("miou", output=output)
+                every = _tallies(path, path.stat().st_mtime_ns, self.classes)
+        names, made = every.get((output, pixels), ([], np.zeros((0, 3, self.classes))))
+        if names and pixels == "pixels":
+            found, own = float(miou(made.sum(0, keepdims=True))[0]), run.score("miou", output=output)
             if not abs(found - own) < 0.1:  # points; another device or precision changes single pixels
                 raise ValueError(f"{run.folder / PICTURES}: mIoU of {output} {found:.2f}%, in result.json {own:.2f}%; "
                                  "run 04_evaluation of this run again, at one scale, on the split of result.json")
-        return made
+        return names, made
 
     def pairs(
         self, one: str, other: str, outputs: tuple[str, str] = ("", ""), pixels: str = "pixels"
-    ) -> dict[int, tuple[Matrices, Matrices]]:
-        """By seed, the runs of two variants that were scored on the same pictures."""
+    ) -> dict[int, tuple[Tallies, Tallies]]:
+        """By seed, the tallies of two variants' runs that were scored on the same pictures, these in the same order."""
         ours, theirs = self.runs(one), self.runs(other)
         made = {}
         for seed in sorted(ours.keys() & theirs.keys()):
-            both = self.matrices(ours[seed], outputs[0], pixels), self.matrices(theirs[seed], outputs[1], pixels)
-            if both[0] and both[0].keys() == both[1].keys():
-                made[seed] = tuple(np.stack([found[name] for name in sorted(found)]) for found in both)
+            names, one_made = self.tallies(ours[seed], outputs[0], pixels)
+            other_names, other_made = self.tallies(theirs[seed], outputs[1], pixels)
+            if names and names == other_names:
+                made[seed] = one_made, other_made
         return made
 
     def difference(self, one: str, other: str, outputs: tuple[str, str] = ("", ""), pixels: str = "pixels",
@@ -257,17 +264,20 @@ def _cell(experiment: Experiment) -> float:
 
 
 @lru_cache(maxsize=512)
-def _matrices(path: Path, changed: int, output: str, pixels: str, classes: int) -> dict[str, np.ndarray]:
-    """Made once as long as the file is not changed; not to be written to."""
-    counts, made = _counts(path, changed), {}
-    for name, group in counts[counts["output"] == output].groupby("picture"):
-        made[name] = np.zeros((classes, classes))
-        made[name][group["label"], group["prediction"]] = group[pixels]
-    return made
-
-
-@lru_cache(maxsize=64)
-def _counts(path: Path, changed: int) -> pd.DataFrame:
-    """The table of a file, read once as long as it is not changed."""
+def _tallies(path: Path, changed: int, classes: int) -> dict[tuple[str, str], tuple[list[str], Tallies]]:
+    """By output and pixels, the names and tallies of a file: read once as long as it is not changed; not to be written
+    to. The names are sorted."""
     counts = pd.read_csv(path, dtype={"picture": str}, keep_default_na=False)  # a name may be 001, or NA
-    return counts.assign(far=lambda counts: counts["pixels"] - counts["near"])
+    counts["far"] = counts["pixels"] - counts["near"]
+    made = {}
+    for output, rows in counts.groupby("output"):
+        pictures, names = pd.factorize(rows["picture"], sort=True)
+        label, prediction = rows["label"].to_numpy(), rows["prediction"].to_numpy()
+        hit = label == prediction
+        for pixels in ("pixels", "near", "far"):
+            number, tallies = rows[pixels].to_numpy(float), np.zeros((len(names), 3, classes))
+            np.add.at(tallies[:, 0], (pictures[hit], label[hit]), number[hit])
+            np.add.at(tallies[:, 1], (pictures, label), number)
+            np.add.at(tallies[:, 2], (pictures, prediction), number)
+            made[output, pixels] = list(names), tallies
+    return made

@@ -30,18 +30,27 @@ from ovenet_core.tables import variant_label
 ROOT = Path(__file__).parents[1]
 
 
-def pictures(random: np.random.Generator, right: float, count: int = 40) -> np.ndarray:
+def matrices(random: np.random.Generator, right: float, count: int = 40) -> np.ndarray:
     """Confusion matrices of three classes, in which a share of the pixels is right."""
     wrong = (1 - right) / 2
     shares = np.where(np.eye(3) > 0, right, wrong)
     return np.stack([[random.multinomial(100, row) for row in shares] for _ in range(count)]).astype(float)
 
 
+def tallied(confusion: np.ndarray) -> np.ndarray:
+    """Hits, pixels of the label and of the prediction of each class."""
+    return np.stack([np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(2), confusion.sum(1)], axis=1)
+
+
+def pictures(random: np.random.Generator, right: float, count: int = 40) -> np.ndarray:
+    return tallied(matrices(random, right, count))
+
+
 # -- Scores
 
 
 def test_scores_of_a_confusion_matrix_computed_by_hand():
-    confusion = np.array([[[8, 2, 0], [1, 9, 0], [0, 0, 0]]], float)
+    confusion = tallied(np.array([[[8, 2, 0], [1, 9, 0], [0, 0, 0]]], float))
     assert class_iou(confusion)[0] == pytest.approx([100 * 8 / 11, 75, np.nan], nan_ok=True)
     assert miou(confusion) == pytest.approx([(100 * 8 / 11 + 75) / 2])
     assert accuracy(confusion) == pytest.approx([85])
@@ -147,9 +156,9 @@ def write_scored(folder: Path, name: str, seed: int, right: float, random: np.ra
     """A run with pictures.csv.gz as 04_evaluation leaves it; half of the pixels are near a boundary."""
     rows, scores = [], {}
     for output in ("S_i",) if "hrnet" in name else ("S_i", "S_s", "S_f"):
-        matrices = pictures(random, right, 10)
-        scores[output] = {"miou": miou(matrices.sum(0)[None])[0] / 100}
-        for place, matrix in enumerate(matrices):
+        found = matrices(random, right, 10)
+        scores[output] = {"miou": miou(tallied(found.sum(0)[None]))[0] / 100}
+        for place, matrix in enumerate(found):
             rows += [(output, f"p{place}", a, b, 2 * matrix[a, b], matrix[a, b]) for a, b in np.ndindex(3, 3)]
     write_run(folder, name, seed, 0.5, metrics=scores)
     columns = ["output", "picture", "label", "prediction", "pixels", "near"]
@@ -269,7 +278,7 @@ def test_names_of_pictures_are_text(study, tmp_path):
         counts.replace({"picture": {"p1": "001", "p2": "01", "p3": "NA"}}).to_csv(
             tmp_path / folder / "pictures.csv.gz", index=False)
     assert study.difference("ovenet", "hrnet").seeds == 3
-    assert {"001", "01", "NA"} <= study.matrices(study.runs("hrnet")[0]).keys()
+    assert {"001", "01", "NA"} <= {*study.tallies(study.runs("hrnet")[0])[0]}
 
 
 def test_a_band_without_a_number_leaves_the_others(study, tmp_path):
@@ -285,9 +294,9 @@ def test_a_band_without_a_number_leaves_the_others(study, tmp_path):
 
 def test_draws_without_a_pixel_to_score_leave_an_interval_of_the_others():
     """Five pictures of which one has pixels: a third of the draws have none."""
-    pictures_ = [np.zeros((5, 2, 2)) for _ in range(2)]
-    pictures_[0][0], pictures_[1][0] = [[8, 2], [0, 0]], [[6, 4], [0, 0]]
-    found = paired_difference([tuple(pictures_)] * 2, accuracy)
+    one, other = np.zeros((5, 2, 2)), np.zeros((5, 2, 2))
+    one[0], other[0] = [[8, 2], [0, 0]], [[6, 4], [0, 0]]
+    found = paired_difference([(tallied(one), tallied(other))] * 2, accuracy)
     assert (found.value, found.low, found.high) == pytest.approx((20, 20, 20))
 
 
@@ -328,8 +337,22 @@ def test_pairs_need_the_same_pictures(study, tmp_path):
 
 def test_near_and_far_are_parts_of_all_pixels(study):
     run = study.runs("hrnet")[0]
-    every, near, far = (study.matrices(run, pixels=p) for p in ("pixels", "near", "far"))
-    assert all((near[name] + far[name] == every[name]).all() for name in every)
+    every, near, far = (study.tallies(run, pixels=p)[1] for p in ("pixels", "near", "far"))
+    assert every.any() and (near + far == every).all()
+
+
+def test_tallies_of_a_file_are_those_of_its_confusion_matrices(study, tmp_path):
+    """Rows in any order, of classes and pictures that not every picture has."""
+    rows = pd.read_csv(tmp_path / "o0/pictures.csv.gz").sample(frac=1, random_state=0)
+    rows.to_csv(tmp_path / "o0/pictures.csv.gz", index=False)
+    names, found = study.tallies(study.runs("ovenet")[0], "S_s", "near")
+    assert names == sorted(rows["picture"].unique())
+    for name, mine in zip(names, found, strict=True):
+        confusion = np.zeros((1, study.classes, study.classes))
+        of_it = rows[(rows["picture"] == name) & (rows["output"] == "S_s")]
+        for label, prediction, near in of_it[["label", "prediction", "near"]].itertuples(index=False):
+            confusion[0, label, prediction] += near
+        assert (mine == tallied(confusion)[0]).all()
 
 
 def test_costs_are_those_of_the_networks(study):
