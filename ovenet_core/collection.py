@@ -3,7 +3,7 @@
 import json
 import statistics
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ovenet_core.benchmarks import benchmark
 from ovenet_core.experiments import PRESETS, Experiment
+from ovenet_core.submission import SCORES, read_scores
 
 COUNTED = "counted"
 FIELDS = {"seed": int, "metrics": dict, "experiment": dict, "split": str, "data_fingerprint": str, "commit": str,
@@ -21,10 +23,15 @@ COMPUTATION = ("channels_last", "compile", "checkpointing")  # of an experiment:
 
 @dataclass(frozen=True)
 class Run:
-    """What a `result.json` says of one experiment with one seed."""
+    """What a `result.json` says of one experiment with one seed.
+
+    Attributes:
+        server: by split whose labels are withheld, the scores that its server told (`SCORES` in the folder).
+    """
 
     folder: Path
     result: dict[str, Any]
+    server: dict[str, dict] = field(default_factory=dict)
 
     @cached_property
     def experiment(self) -> Experiment:
@@ -52,6 +59,14 @@ class Run:
     def answer(self) -> str:
         """The output that the network answers with: S_f, or S_i of a baseline."""
         return "S_f" if "S_f" in self.result["metrics"] else "S_i"
+
+    def on(self, split: str) -> "Run | None":
+        """The run with the scores of a split: its own, or those of the server; None if there are none."""
+        if split == self.result["split"]:
+            return self
+        if split not in self.server:
+            return None
+        return replace(self, result=self.result | {"split": split, "metrics": {self.answer: self.server[split]}})
 
     def score(self, metric: str, of_class: str = "", condition: str = "", output: str = "") -> float:
         """A score in %, NaN if the result has none: a mean, or "iou" of a class; of a condition, "" or "all" of all."""
@@ -105,7 +120,12 @@ def read_run(file: Path) -> Run:
             raise ValueError(f"{output} {wrong[0]}: of another type")
     if not all(isinstance(commit, str) for commit in result.get("commits", [])):
         raise ValueError("commits: of another type")
-    return run
+    if not (form := file.with_name(SCORES)).exists():
+        return run
+    server = read_scores(form, benchmark(run.experiment.benchmark))
+    if run.result["split"] in server:
+        raise ValueError(f"{form}: scores of the split {run.result['split']!r}, which result.json has; remove them")
+    return replace(run, server=server)
 
 
 def _check_scores(name: str, value: Any) -> None:
@@ -123,8 +143,8 @@ class Collection:
 
     Attributes:
         by_preset: of each preset its runs, by seed.
-        status: a row for each result.json: folder, preset, seed, split, commit, data (fingerprint), and `status`:
-            "counted", or why it is not.
+        status: a row for each result.json: folder, preset, seed, split (and those of a server), commit, data
+            (fingerprint), and `status`: "counted", or why it is not.
     """
 
     by_preset: dict[str, dict[int, Run]]
@@ -160,7 +180,8 @@ def collect(runs: Iterable[Run], damaged: dict[Path, str] | None = None) -> Coll
             status = f"seed {run.seed} is there already: {seeds[run.seed].folder}"
         else:
             seeds[run.seed], status = run, COUNTED
-        rows.append((str(run.folder), preset, run.seed, run.result["split"], " ".join(run.commits),
+        splits = " ".join([run.result["split"], *run.server])
+        rows.append((str(run.folder), preset, run.seed, splits, " ".join(run.commits),
                      run.result["data_fingerprint"][:8], status))
     rows += [(str(folder), "", None, "", "", "", why) for folder, why in (damaged or {}).items()]
     columns = ["folder", "preset", "seed", "split", "commit", "data", "status"]

@@ -1,6 +1,8 @@
-"""Archives of predictions for the evaluation servers, written and then checked by reading them back."""
+"""Archives of predictions for the evaluation servers, written and then checked by reading them back; their answers."""
 
+import csv
 import io
+import re
 import zipfile
 import zlib
 from collections import Counter
@@ -19,6 +21,7 @@ from ovenet_core.benchmarks import Benchmark, DataError, Sample
 from ovenet_core.predictions import SavedPredictions
 from ovenet_core.runs import write_atomically
 
+SCORES = "server.csv"  # in the folder of a run: what a server said of its predictions
 DATE = (1980, 1, 1, 0, 0, 0)  # of every file in an archive, so that the same predictions give the same bytes
 
 
@@ -134,3 +137,58 @@ def _check_files(
         if unknown := files.values(np.asarray(picture)) - values:
             yield (f"{name}: values {files.in_words(unknown)}, expected {files.in_words(values)}, the label values of "
                    f"the classes of {data.name}; encode train ids as write_archive does")
+
+
+def score_form(data: Benchmark, split: str) -> list[dict[str, str]]:
+    """What the server of a benchmark may tell of a split, each score with an empty `value`: the rows of a `SCORES`.
+
+    The rows without a condition are of all pictures. The metrics are called as in result.json.
+    """
+    means = ["miou", "pixel_accuracy", "mean_accuracy"]
+    if data.categories and data.instance_classes:
+        means += ["mean_instance_iou", "mean_category_iou", "mean_category_instance_iou"]
+    scores = [("", metric) for metric in means] + [(name, "iou") for name in data.class_names]
+    return [{"split": split, "condition": condition, "class": name, "metric": metric, "value": ""}
+            for condition in ("", *data.conditions) for name, metric in scores]
+
+
+def read_scores(path: str | Path, data: Benchmark) -> dict[str, dict]:
+    """By split, the scores of a form that was filled in (`score_form`), as result.json has them: shares, by name.
+
+    Its values are in %, as servers tell them; those left empty are not there.
+
+    Raises:
+        DataError: naming the line: it has a score that is not in the form, twice, or not in %.
+    """
+    lines = csv.DictReader(files.load(Path(path)).decode(errors="replace").splitlines(), restval="", restkey="more")
+    expected = {_score(row): list(row) for split in data.splits for row in score_form(data, split)}
+    found: dict[tuple[str, ...], float] = {}
+    for line, row in enumerate(lines, start=2):
+        columns = next(iter(expected.values()))
+        if list(row) != columns:
+            raise DataError(f"{path}, line {line}: columns {', '.join(row)}; expected {', '.join(columns)}")
+        if (score := _score(row)) not in expected or score in found:
+            fault = "a second time" if score in found else f"no score that is known of {data.name}"
+            named = ", ".join(filter(None, score))
+            raise DataError(f"{path}, line {line}: {named}: {fault}; expected rows of the form that 05_test_inference "
+                            "writes")
+        if (value := row["value"].strip()) == "":
+            continue
+        if not re.fullmatch(r"\d+(\.\d+)?", value) or float(value) > 100:
+            raise DataError(f"{path}, line {line}: value is {value!r}; expected a number in %, such as 81.8")
+        found[score] = float(value) / 100
+    if found and max(found.values()) <= 0.01:
+        raise DataError(f"{path}: no value above 1; expected them in %, such as 81.8 in place of 0.818")
+    made: dict[str, dict] = {}
+    for (split, condition, name, metric), value in found.items():
+        scores = made.setdefault(split, {})
+        if condition:
+            scores = scores.setdefault("conditions", {}).setdefault(condition, {})
+        if name:
+            scores = scores.setdefault(metric, {})
+        scores[name or metric] = value
+    return made
+
+
+def _score(row: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(row.get(column, "") for column in ("split", "condition", "class", "metric"))

@@ -19,6 +19,7 @@ from ovenet_core.grid import Cell
 from ovenet_core.hrnet import BasicBlock, Bottleneck, Stage
 from ovenet_core.ovenet import build
 from ovenet_core.runs import write_atomically
+from ovenet_core.submission import SCORES
 
 METRICS = {  # of result.json: as the paper's tables call them
     "miou": "IoU cla.", "mean_instance_iou": "iIoU cla.", "mean_category_iou": "IoU cat.",
@@ -136,7 +137,8 @@ def command_for(preset: str, split: str = "val", seed: int = 0, beside: str = ""
         return command
     folder = Cell(scale, variant, seed, {}, Path("runs/grid")).folder
     return (f"{command} && papermill notebooks/05_test_inference.ipynb {folder}/05_test_inference.ipynb "
-            f"-p run_folder {folder} -p data_set {PRESETS[preset].benchmark}  # its archive goes to the server")
+            f"-p run_folder {folder} -p data_set {PRESETS[preset].benchmark}"
+            f"  # its archive goes to the server, the server's scores into {folder}/{SCORES}")
 
 
 def _reproduce(cells: Iterable[dict[str, Any]], found: Collection) -> pd.DataFrame:
@@ -162,7 +164,7 @@ def _reproduce(cells: Iterable[dict[str, Any]], found: Collection) -> pd.DataFra
 
 
 def _runs_of(found: Collection, preset: str, split: str) -> dict[int, Run]:
-    return {s: r for s, r in found.by_preset.get(preset, {}).items() if r.result["split"] == split}
+    return {seed: scored for seed, run in found.by_preset.get(preset, {}).items() if (scored := run.on(split))}
 
 
 def _value(run: Run, found: Collection, cell: dict[str, Any]) -> float:
@@ -198,7 +200,7 @@ def paper_tables(found: Collection) -> list[Table]:
     """Tables 1 to 5 and the scores of the text, with what was reproduced of them.
 
     A run is compared where it was scored on the split that the paper names: most of its numbers are of test splits,
-    whose labels are withheld, so that they come from the benchmarks' servers alone.
+    whose labels are withheld, so that they come from the benchmarks' servers alone (`submission.read_scores`).
     """
     tables = {n: reported.read(n) for n in ("table1", "table2", "table3", "table4", "table5", "text")}
     text = tables["text"]
@@ -234,6 +236,8 @@ def _table(name: str, title: str, cells: list[dict], found: Collection) -> Table
     commits = {p: c for p in dict.fromkeys(frame["preset"]) if (c := found.commits(p))}
     note = ("Scores in %. reproduced: mean ± standard deviation (seeds), at one scale without flip; difference: "
             "reproduced minus reported. In bold the best, of means those of most seeds.")
+    if any(cell["split"] == "test" for cell in cells):
+        note += f" Of test splits: what the servers said of predictions over six scales and flip ({SCORES} of a run)."
     return Table(name, title, frame, note + commit_note(commits))
 
 

@@ -1,5 +1,6 @@
 """Archives for the evaluation servers: names, values, the same bytes, and every fault found on reading back."""
 
+import csv
 import re
 import struct
 import zipfile
@@ -8,15 +9,17 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as official
 
+from ovenet_core import reported
 from ovenet_core.benchmarks import CITYSCAPES, IGNORE, Benchmark, DataError, Sample, benchmark
 from ovenet_core.metrics import ConfusionMatrix
 from ovenet_core.predictions import SavedPredictions
 from ovenet_core.scenes import write_scenes
-from ovenet_core.submission import FORMATS, check_archive, write_archive
+from ovenet_core.submission import FORMATS, check_archive, read_scores, score_form, write_archive
 
 WEATHER, PLACES = benchmark("acdc"), benchmark("ade20k")
 ALLEYS = Benchmark(  # a data set of one's own, with values in no order
@@ -239,3 +242,68 @@ def test_cityscapes_scripts_find_and_score_the_archive_as_we_do(tmp_path, monkey
     for name, iou in ours.items():
         theirs = scores["classScores"][name]
         assert (np.isnan(iou) and np.isnan(theirs)) or iou == pytest.approx(theirs, abs=1e-9), name
+
+
+# -- The answer of a server
+
+
+def filled(path: Path, data: Benchmark, values: dict[tuple[str, str, str], str]) -> Path:
+    """The form of the test split with some values."""
+    rows = score_form(data, "test")
+    for row in rows:
+        row["value"] = values.get((row["condition"], row["class"], row["metric"]), "")
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def test_a_form_filled_in_becomes_scores_as_in_a_result(tmp_path):
+    values = {("", "", "miou"): "73.0", ("", "road", "iou"): "95.8", ("fog", "", "miou"): "72.1",
+              ("fog", "bus", "iou"): "0"}
+    scores = read_scores(filled(tmp_path / "server.csv", WEATHER, values), WEATHER)
+    fog = {"miou": 0.721, "iou": {"bus": 0}}
+    assert scores == {"test": {"miou": 0.73, "iou": {"road": 0.958}, "conditions": {"fog": fog}}}
+
+
+@pytest.mark.parametrize("table", [1, 2, 3])
+def test_every_score_that_the_paper_has_of_a_test_split_is_in_the_form(table):
+    printed = reported.read(f"table{table}")
+    for name, rows in printed.groupby("benchmark"):
+        form = {tuple(row.values())[1:4] for row in score_form(benchmark(name), "test")}
+        conditions = rows["condition"].replace("all", "") if "condition" in rows else pd.Series("", rows.index)
+        classes = rows["class"] if "class" in rows else pd.Series("", rows.index)
+        assert set(zip(conditions, classes, rows["metric"], strict=True)) <= form
+
+
+def test_an_empty_form_has_no_scores(tmp_path):
+    assert read_scores(filled(tmp_path / "server.csv", CITYSCAPES, {}), CITYSCAPES) == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("test,,raod,iou,81", r"line 2: test, raod, iou: no score that is known of cityscapes"),
+        ("tets,,road,iou,81", r"line 2: tets, road, iou: no score"),
+        ("test,fog,road,iou,81", r"line 2: test, fog, road, iou: no score"),
+        ("test,,road,miou,81", r"line 2: test, road, miou: no score"),
+        ("test,,,miou,81\ntest,,,miou,82", r"line 3: test, miou: a second time"),
+        ("test,,,miou,81.8%", r"line 2: value is '81.8%'; expected a number in %"),
+        ("test,,,miou,818", r"line 2: value is '818'"),
+        ("test,,,miou,-3", r"line 2: value is '-3'"),
+        ("test,,,miou,nan", r"line 2: value is 'nan'"),
+        ("test,,,miou,0.818\ntest,,road,iou,0.98", r"no value above 1; expected them in %"),
+        ("test,,,miou,81,8", r"line 2: columns split, condition, class, metric, value, more; expected"),
+    ],
+)
+def test_a_form_with_a_fault_is_refused_with_its_line(tmp_path, line, message):
+    (tmp_path / "server.csv").write_text(f"split,condition,class,metric,value\n{line}\n")
+    with pytest.raises(DataError, match=f"server.csv.*{message}"):
+        read_scores(tmp_path / "server.csv", CITYSCAPES)
+
+
+def test_other_columns_are_refused(tmp_path):
+    (tmp_path / "server.csv").write_text("class,iou\nroad,98\n")
+    with pytest.raises(DataError, match=r"columns class, iou; expected split, condition, class, metric, value"):
+        read_scores(tmp_path / "server.csv", CITYSCAPES)

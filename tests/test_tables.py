@@ -100,6 +100,38 @@ def test_a_score_on_val_is_not_put_beside_one_on_test(tmp_path):
     assert row["state"] == "not run" and "05_test_inference" in row["command"]
 
 
+def test_what_the_server_said_stands_beside_the_papers_test_scores(tmp_path):
+    """And changes nothing of what was scored on val."""
+    for seed, (miou, road) in enumerate([(80.0, 98.0), (81.0, 98.4)]):
+        folder = write_run(tmp_path / str(seed), "cityscapes/hrnet", seed, 0.7)
+        form = f"split,condition,class,metric,value\ntest,,,miou,{miou}\ntest,,road,iou,{road}\ntest,,sky,iou,\n"
+        (folder / "server.csv").write_text(form)
+    made = tables(tmp_path)
+    row = row_of(made["table1"], "HRNet, HRNetV2-W48, trained on train", "IoU cla.")
+    assert (row["reproduced"], row["seeds"], row["state"]) == (pytest.approx(80.5), 2, "reproduced")
+    assert row_of(made["table2"], "road", "HRNet, trained on train")["reproduced"] == pytest.approx(98.2)
+    assert row_of(made["table2"], "sky", "HRNet, trained on train")["state"] == "not run"
+    assert row_of(made["table5"], "HRNet", "IoU cla.")["reproduced"] == pytest.approx(70)
+    assert "server.csv" in made["table1"].note and "server.csv" not in made["table5"].note
+    assert collected(tmp_path).status["split"].tolist() == ["val test"] * 2
+
+
+def test_a_gain_on_test_is_that_of_the_servers_scores(tmp_path):
+    for name, miou in (("hrnet", 70.5), ("ovenet", 72.0)):
+        folder = write_run(tmp_path / name, f"acdc/{name}", 0, 0.5)
+        (folder / "server.csv").write_text(f"split,condition,class,metric,value\ntest,,,miou,{miou}\n")
+    row = row_of(tables(tmp_path)["text"], "acdc, test, all, OVeNet, gain over HRNet", "IoU cla.")
+    assert row["reproduced"] == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize(("line", "why"), [("test,,,miou,0,8", "columns"), ("val,,,miou,81", "which result.json has")])
+def test_scores_of_a_server_with_a_fault_are_named_beside_the_run(tmp_path, line, why):
+    folder = write_run(tmp_path / "a", "cityscapes/hrnet", 0, 0.7)
+    (folder / "server.csv").write_text(f"split,condition,class,metric,value\n{line}\n")
+    (status,) = collected(tmp_path).status["status"]
+    assert status.startswith(f"damaged: {folder / 'server.csv'}") and why in status
+
+
 def test_another_configuration_is_named_and_not_averaged(tmp_path):
     write_run(tmp_path / "a", "scenes/hrnet", 0, 0.5)
     write_run(tmp_path / "b", "scenes/hrnet", 1, 0.9, overrides={"epochs": 25})
