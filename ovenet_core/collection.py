@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ovenet_core.benchmarks import benchmark
+from ovenet_core.benchmarks import DataError, benchmark
 from ovenet_core.experiments import PRESETS, Experiment
 from ovenet_core.submission import SCORES, read_scores
 
@@ -89,7 +89,7 @@ def find_runs(*roots: str | Path) -> tuple[list[Run], dict[Path, str]]:
             raise FileNotFoundError(f"{root.absolute()}: no such folder of runs; check the path")
     for path in sorted({path for root in roots for path in Path(root).rglob("result.json")}):
         try:
-            runs.append(read_run(path))
+            runs.append(with_server(read_run(path)))
         except (OSError, ValueError, RecursionError) as error:
             damaged[path.parent] = f"damaged: {error}"
     return runs, damaged
@@ -120,11 +120,20 @@ def read_run(file: Path) -> Run:
             raise ValueError(f"{output} {wrong[0]}: of another type")
     if not all(isinstance(commit, str) for commit in result.get("commits", [])):
         raise ValueError("commits: of another type")
-    if not (form := file.with_name(SCORES)).exists():
+    return run
+
+
+def with_server(run: Run) -> Run:
+    """The run with what a server said of it, if there is a `SCORES` in its folder.
+
+    Raises:
+        DataError: it cannot be read, or has scores of the run's own split.
+    """
+    if not (form := run.folder / SCORES).exists():
         return run
     server = read_scores(form, benchmark(run.experiment.benchmark))
     if run.result["split"] in server:
-        raise ValueError(f"{form}: scores of the split {run.result['split']!r}, which result.json has; remove them")
+        raise DataError(f"{form}: scores of the split {run.result['split']!r}, which result.json has; remove them")
     return replace(run, server=server)
 
 

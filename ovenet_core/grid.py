@@ -18,6 +18,7 @@ import yaml
 from ovenet_core.collection import read_run
 from ovenet_core.experiments import SCALES, SYSTEMS, TABLE_5, VARIANTS, Experiment, preset
 from ovenet_core.launch import data_set_of
+from ovenet_core.submission import SCORES
 
 GRIDS: dict[str, tuple[str, ...]] = {"table-5": TABLE_5, "systems": SYSTEMS, "study": tuple(VARIANTS)}
 OPTIONS: dict[str, type] = dict.fromkeys(("data_root", "weights_root", "cache_folder", "device"), str)
@@ -100,17 +101,19 @@ class Cell:
     def set_aside(self) -> Path | None:
         """Rename a result.json that is not valid, so that the cell can run; return its new path.
 
-        Predictions of a network that is to be trained anew go: those of another would be refused beside them.
+        What a server said of that network is renamed with it. Predictions of a network that is to be trained anew go:
+        those of another would be refused beside them.
         """
-        path = self.folder / "result.json"
         if self.result():
             return None
         shutil.rmtree(self.folder / "predictions", ignore_errors=True)
-        if not path.exists():
-            return None
-        names = ["result.json.invalid", *(f"result.json.invalid-{i}" for i in range(2, 1000))]
-        aside = next(self.folder / name for name in names if not (self.folder / name).exists())
-        return path.rename(aside)
+        renamed = {}
+        for name in ("result.json", SCORES):
+            if (path := self.folder / name).exists():
+                names = [f"{name}.invalid", *(f"{name}.invalid-{i}" for i in range(2, 1000))]
+                aside = next(self.folder / new for new in names if not (self.folder / new).exists())
+                renamed[name] = path.rename(aside)
+        return renamed.get("result.json")
 
     @property
     def scored(self) -> dict[str, str]:

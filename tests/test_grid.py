@@ -144,6 +144,21 @@ def test_predictions_of_a_network_that_is_to_be_trained_anew_go(tmp_path, there)
     assert not (cell.folder / "predictions").exists()
 
 
+def test_a_fault_in_a_servers_scores_does_not_undo_a_cell(tmp_path):
+    """A slip of the pen must not train a network again."""
+    cell = cell_of(tmp_path)
+    form = write_result(cell).with_name("server.csv")
+    form.write_text("split,condition,class,metric,value\ntest,,,miou,8l.8\n")
+    assert cell.state() == "done" and cell.set_aside() is None and form.exists()
+
+
+def test_a_servers_scores_go_with_the_result_that_they_are_of(tmp_path):
+    cell = cell_of(tmp_path)
+    write_result(cell, whole=False).with_name("server.csv").write_text("of another network")
+    cell.set_aside()
+    assert {path.name for path in cell.folder.iterdir()} == {"result.json.invalid", "server.csv.invalid"}
+
+
 # -- Folders and cells
 
 
