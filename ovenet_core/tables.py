@@ -1,4 +1,4 @@
-"""The paper's tables and this study's: reported, reproduced, and the difference, from `result.json` files alone."""
+"""The paper's tables and this study's: reported, reproduced, difference; from `result.json` files and server scores."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
