@@ -28,7 +28,7 @@ quickstart: $(READY)  ## Train a small OVeNet on generated street scenes and sho
 	@echo "Done. Open the result in a browser:     $(CURDIR)/$(QUICKSTART).html"
 	@echo "or in JupyterLab, to go on from there:  make lab, then $(QUICKSTART).ipynb"
 
-test: $(READY) lint  ## Check style, run the unit tests, run every notebook against its stored output (under 10 minutes).
+test: $(READY) lint  ## Check style, run the unit tests, run every notebook against its stored output (8 to 11 minutes).
 	@# Several processes with one thread each, which keep their byte code; the cells of a notebook stay together, in order.
 	OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses=auto --dist=loadfile --no-loadscope-reorder
 

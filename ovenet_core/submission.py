@@ -139,15 +139,18 @@ def _check_files(
                    f"the classes of {data.name}; encode train ids as write_archive does")
 
 
+def means_of(data: Benchmark) -> list[str]:
+    """The means that a benchmark is scored by, as result.json calls them: those of categories where it has them."""
+    more = ["mean_instance_iou", "mean_category_iou", "mean_category_instance_iou"]
+    return ["miou", *(more if data.categories and data.instance_classes else []), "pixel_accuracy", "mean_accuracy"]
+
+
 def score_form(data: Benchmark, split: str) -> list[dict[str, str]]:
     """What the server of a benchmark may tell of a split, each score with an empty `value`: the rows of a `SCORES`.
 
     The rows without a condition are of all pictures. The metrics are called as in result.json.
     """
-    means = ["miou", "pixel_accuracy", "mean_accuracy"]
-    if data.categories and data.instance_classes:
-        means += ["mean_instance_iou", "mean_category_iou", "mean_category_instance_iou"]
-    scores = [("", metric) for metric in means] + [(name, "iou") for name in data.class_names]
+    scores = [("", metric) for metric in means_of(data)] + [(name, "iou") for name in data.class_names]
     return [{"split": split, "condition": condition, "class": name, "metric": metric, "value": ""}
             for condition in ("", *data.conditions) for name, metric in scores]
 

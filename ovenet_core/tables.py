@@ -19,7 +19,7 @@ from ovenet_core.grid import Cell
 from ovenet_core.hrnet import BasicBlock, Bottleneck, Stage
 from ovenet_core.ovenet import build
 from ovenet_core.runs import write_atomically
-from ovenet_core.submission import SCORES
+from ovenet_core.submission import SCORES, means_of
 
 METRICS = {  # of result.json: as the paper's tables call them
     "miou": "IoU cla.", "mean_instance_iou": "iIoU cla.", "mean_category_iou": "IoU cat.",
@@ -276,8 +276,7 @@ def scale_tables(scale: str, found: Collection) -> list[Table]:
         return [common | {"row": variant_label(v), "preset": f"{scale}/{v}", "among": column["column"]} | column
                 for v in variants for column in columns]
 
-    metrics = METRICS if data.categories and data.instance_classes else ("miou", "pixel_accuracy", "mean_accuracy")
-    by_metric = [{"column": METRICS[m], "metric": m} for m in metrics]
+    by_metric = [{"column": METRICS[m], "metric": m} for m in means_of(data)]
     by_output = [{"column": o, "metric": "miou", "output": o} for o in ("S_i", "S_s", "S_f")]
     by_output.append({"column": "answer", "metric": "miou", "output": ""})
     # Rows and columns change places, so that many classes fit on a page: the best is sought along a row.
