@@ -68,6 +68,8 @@ class Benchmark:
         categories, instance_classes: the category of each class; the train ids that have instances.
         conditions, condition_of: the conditions (such as fog, dusk); which of them an image file shows.
         official_counts: the number of pictures of each split by condition ("" where there are none).
+        frames_alike: how many neighbouring pictures, in the order of their names, show much the same, as frames of one
+            video do; intervals over pictures (`study`) draw so many together. 1 where pictures are independent.
 
     Raises:
         DataError: the tables do not fit together.
@@ -93,6 +95,7 @@ class Benchmark:
     conditions: tuple[str, ...] = ()
     condition_of: Callable[[Path], str] | None = None
     official_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    frames_alike: int = 1
 
     def __post_init__(self):
         for name in ("colours", "class_weights", "categories"):
@@ -383,6 +386,7 @@ CAMVID = Benchmark(
     condition_of=_camvid_condition,
     official_counts={"train": {"day": 305, "dusk": 62}, "val": {"day": 101, "dusk": 0},
                      "test": {"day": 171, "dusk": 62}},
+    frames_alike=20,
 )
 
 BENCHMARKS: dict[str, Benchmark] = {data.name: data for data in (CITYSCAPES, ACDC, ADE20K, CAMVID)}

@@ -17,11 +17,11 @@ from ovenet_core.study import (
     accuracy,
     class_iou,
     over_seeds,
-    paired_difference,
     share_of_gains,
 )
 from ovenet_core.tables import command_for
 
+GAINED = "pixels that become right minus those that become wrong,"
 FEWEST = 3  # seeds of each system for a verdict: of fewer, nothing is known of how they differ
 
 
@@ -31,7 +31,8 @@ class Claim:
 
     Attributes:
         number: of the study's list; a part of a claim has a letter.
-        measure: what `estimate` is, and what would confirm the claim.
+        measure: what `estimate` is.
+        unit: of the estimate, with the bound beyond which an interval confirms the claim, where that is not 0.
         variants: whose runs it needs.
         folders: the runs that the estimate is made of.
         missing: why there is no estimate, if there is none.
@@ -41,6 +42,7 @@ class Claim:
     claim: str
     source: str
     measure: str
+    unit: str
     estimate: Estimate
     verdict: str
     variants: tuple[str, ...]
@@ -64,59 +66,63 @@ def claims(study: Study) -> list[Claim]:
 
     What the paper says of offsets and confidence at boundaries is asked there as well: most pixels are far from any.
     """
-    gain = "mIoU gain in points, paired by seed; interval over pictures (bootstrap) and seeds (Student's t)"
-    places = {p: study.difference("ovenet", "hrnet", pixels=p, score=accuracy) for p in ("near", "far")}
     by_seed = study.analyses()
     near = f"the same within {NEAR} pixels of a boundary (bands of distance weighed by their pixels)"
 
-    def mean(number: str, claim: str, source: str, measure: str, value: Callable[[Mapping], float],
+    def mean(number: str, claim: str, source: str, measure: str, unit: str, value: Callable[[Mapping], float],
              bound: float = 0.0, below: bool = False) -> Claim:
         values = {seed: float(value(row)) for seed, row in by_seed.items()}
         values = {seed: number for seed, number in values.items() if not np.isnan(number)}
-        found = _claim(number, claim, source, f"{measure}; t interval over seeds", over_seeds([*values.values()]),
-                       ("ovenet",), study, values, bound, below, OFFSETS)
+        found = _claim(number, claim, source, f"{measure}; t interval over random seeds", unit,
+                       over_seeds([*values.values()]), ("ovenet",), study, values, bound, below, OFFSETS)
         return found if values or not by_seed else replace(found, missing="no pixels to measure it by")
 
-    most = study.pairs("ovenet", "hrnet")
-    excess = _boundary_excess(study)
+    most, places = study.pairs("ovenet", "hrnet"), _near_and_far(study, "ovenet", "hrnet")
+    rates = {p: study.difference("ovenet", "hrnet", pixels=p, score=accuracy) for p in ("near", "far")}
     return [
-        _gain("1", "OVeNet beats HRNet", "Tables 1 to 5", gain, study, "ovenet", "hrnet"),
-        _gain("2", "OVeNet on OCR beats HRNet + OCR", "Table 1", gain, study, "ovenet-ocr", "hrnet-ocr"),
-        _claim("3", "in most classes", "Tables 2 and 3", "share of gains among the classes that differ, in %; above 50",
-               paired_difference([*most.values()], class_iou, share_of_gains), ("ovenet", "hrnet"), study, most, 50),
-        _claim("4", "mainly near boundaries", "Sections 1 and 3.2",
-               f"gain in pixel accuracy within {NEAR} pixels of a boundary ({places['near']}) minus that further away "
-               f"({places['far']}), in points",
-               paired_difference([*excess.values()], _near_minus_far), ("ovenet", "hrnet"), study, excess),
+        _gain("1", "OVeNet beats HRNet", "Tables 1 to 5", study, "ovenet", "hrnet"),
+        _gain("2", "OVeNet on OCR beats HRNet + OCR", "Table 1", study, "ovenet-ocr", "hrnet-ocr"),
+        _claim("3", "OVeNet beats HRNet in most classes", "Tables 2 and 3",
+               "share of gains among the classes whose IoU differs", "% > 50",
+               study.over([*most.values()], class_iou, share_of_gains), ("ovenet", "hrnet"), study, most, 50),
+        _claim("4a", "OVeNet's gain lies mainly near boundaries", "Sections 1 and 3.2",
+               f"{GAINED} within {NEAR} pixels of a boundary minus that further away", "% of all pixels",
+               study.over([*places.values()], _gained_near), ("ovenet", "hrnet"), study, places),
+        _claim("4b", "OVeNet's gain is larger near boundaries", "Sections 1 and 3.2",
+               f"gain in pixel accuracy within {NEAR} pixels of a boundary ({rates['near']}) minus that further away "
+               f"({rates['far']})", "points",
+               study.over([*places.values()], _accuracy_near), ("ovenet", "hrnet"), study, places),
         mean("5a", "offsets do not collapse to zero", "Section 3.2",
-             "median length in cells of the network's grid; above a half, up to which a pixel's own cell weighs most",
-             lambda r: r["length_median"] / r["cell"], 0.5),
-        mean("5b", "nor do they near boundaries", "Section 3.2", near, lambda r: r["near_length_median"] / r["cell"],
-             0.5),
+             "median length in cells of the network's grid; a half is that up to which a pixel's own cell weighs most",
+             "cells > 0.5", lambda r: r["length_median"] / r["cell"], 0.5),
+        mean("5b", "offsets do not collapse near boundaries", "Section 3.2", near, "cells > 0.5",
+             lambda r: r["near_length_median"] / r["cell"], 0.5),
         mean("6a", "offsets point away from the boundary, into the segment", "Section 3.2",
-             "share of the seeds that have the pixel's label and lie deeper in it, minus that in random directions, in "
-             "points", lambda r: 100 * (r["seed_deeper"] - r["random_deeper"])),
-        mean("6b", "so do they near boundaries", "Section 3.2", near,
+             "share of the seed pixels that have the pixel's label and lie deeper in it, minus that in random "
+             "directions", "points", lambda r: 100 * (r["seed_deeper"] - r["random_deeper"])),
+        mean("6b", "offsets point into the segment near boundaries", "Section 3.2", near, "points",
              lambda r: 100 * (r["near_seed_deeper"] - r["near_random_deeper"])),
-        mean("7a", "F is high where the seed has the pixel's class", "Section 3.3",
-             "mean of F there, from bins of F, in %; above 50", lambda r: 100 * r["f_right"], 50),
-        mean("7b", "F is low where the seed has another class", "Section 3.3",
-             "mean of F there, from bins of F, in %; below 50, where fusion follows the initial prediction",
+        mean("7a", "F is high where the seed pixel has the pixel's class", "Section 3.3",
+             "mean of F there, from bins of F", "% > 50", lambda r: 100 * r["f_right"], 50),
+        mean("7b", "F is low where the seed pixel has another class", "Section 3.3",
+             "mean of F there, from bins of F; below a half fusion follows the initial prediction", "% < 50",
              lambda r: 100 * r["f_wrong"], 50, below=True),
-        mean("7c", "F tells the one from the other", "Section 3.3",
-             "what F explains of the seeds' labels: 1 - Brier score / that of their mean rate, in %",
+        mean("7c", "F tells right seed pixels from wrong ones", "Section 3.3",
+             "what F explains of the seed pixels' labels: 1 - Brier score / that of their mean rate", "%",
              lambda r: 100 * (1 - ratio(r["brier"], r["brier_of_rate"]))),
-        mean("7d", "so does it near boundaries", "Section 3.3", f"{near}; their mean rate is each band's own",
+        mean("7d", "F tells them apart near boundaries", "Section 3.3", near, "%",
              lambda r: 100 * (1 - ratio(r["near_brier"], r["near_brier_of_rate"]))),
-        _gain("8", "the confidence loss helps", "Section 3.3", gain, study, "ovenet", "ovenet-no-confidence-loss"),
-        _gain("9a", "tau 0.5 is better than 0.2", "Table 5", gain, study, "ovenet", "ovenet-tau-0.2"),
-        _gain("9b", "tau 0.5 is better than 1", "Table 5", gain, study, "ovenet", "ovenet-tau-1"),
-        _gain("10", "OHEM helps", "Table 5", gain, study, "ovenet", "ovenet-ce"),
-        _gain("11a", "a branch from stage 4 beats one from stage 3", "Table 5", gain, study, "ovenet",
-              "ovenet-branch-3"),
-        _gain("11b", "joint training beats a frozen body", "Table 5", gain, study, "ovenet", "ovenet-frozen"),
-        _gain("12", "fusing logits beats fusing probabilities", "Section 4.1", gain, study, "ovenet",
-              "ovenet-probabilities"),
+        mean("7e", "F tells more than how far the boundary is", "Section 3.3",
+             "mean of F where the seed pixel has another class, minus what it would be there if F were the same for "
+             "all pixels of a band of distance", "points < 0",
+             lambda r: 100 * (r["f_wrong"] - r["f_wrong_by_distance"]), below=True),
+        _gain("8", "the confidence loss helps", "Section 3.3", study, "ovenet", "ovenet-no-confidence-loss"),
+        _gain("9a", "tau 0.5 is better than 0.2", "Table 5", study, "ovenet", "ovenet-tau-0.2"),
+        _gain("9b", "tau 0.5 is better than 1", "Table 5", study, "ovenet", "ovenet-tau-1"),
+        _gain("10", "OHEM helps", "Table 5", study, "ovenet", "ovenet-ce"),
+        _gain("11a", "a branch from stage 4 beats one from stage 3", "Table 5", study, "ovenet", "ovenet-branch-3"),
+        _gain("11b", "joint training beats a frozen body", "Table 5", study, "ovenet", "ovenet-frozen"),
+        _gain("12", "fusing logits beats fusing probabilities", "Section 4.1", study, "ovenet", "ovenet-probabilities"),
     ]
 
 
@@ -124,44 +130,59 @@ def causes(study: Study) -> list[Claim]:
     """What a gain of OVeNet is made of, and the controls that the paper does not have."""
     parts = {
         "of fusion itself": ("S_f minus S_i of the same network", ("ovenet", "ovenet"), ("S_f", "S_i")),
-        "of the seeds alone": ("S_s minus S_i of the same network", ("ovenet", "ovenet"), ("S_s", "S_i")),
+        "of the seed pixels alone": ("S_s minus S_i of the same network", ("ovenet", "ovenet"), ("S_s", "S_i")),
         "of joint training": ("S_i of OVeNet minus HRNet", ("ovenet", "hrnet"), ("S_i", "S_i")),
         "of the loss's weight": ("HRNet with twice the loss minus HRNet", ("hrnet-loss-2", "hrnet"), ("", "")),
         "of parameters alone": ("HRNet as large as OVeNet minus HRNet", ("hrnet-wide", "hrnet"), ("", "")),
         "over twice the loss": ("OVeNet minus HRNet with twice the loss", ("ovenet", "hrnet-loss-2"), ("", "")),
         "over as many parameters": ("OVeNet minus HRNet as large as it", ("ovenet", "hrnet-wide"), ("", "")),
     }
-    return [_claim("", name, "ours", f"mIoU in points: {what}", study.difference(*variants, outputs), variants, study,
+    made = [_claim("", name, "ours", f"mIoU: {what}", "points", study.difference(*variants, outputs), variants, study,
                    study.pairs(*variants, outputs)) for name, (what, variants, outputs) in parts.items()]
+    places = _near_and_far(study, "ovenet", "ovenet", ("S_f", "S_i"))
+    of_places = _claim("", "of fusion, near boundaries", "ours",
+                       f"{GAINED} by fusion within {NEAR} pixels of a boundary minus that further away",
+                       "% of all pixels", study.over([*places.values()], _gained_near), ("ovenet",), study, places)
+    return [*made[:1], of_places, *made[1:]]
 
 
 def table(found: Sequence[Claim]) -> pd.DataFrame:
     """One row per claim, as printed."""
-    rows = [{"": c.number, "claim": c.claim, "source": c.source, "verdict": c.verdict,
+    rows = [{"": c.number, "claim": c.claim, "source": c.source, "in": c.unit, "verdict": c.verdict,
              "number [interval]": str(c.estimate) if c.estimate.seeds else c.missing, "seeds": c.estimate.seeds,
              "measure": c.measure, "runs": " ".join(c.folders), "command": c.command} for c in found]
     return pd.DataFrame(rows)
 
 
-def _boundary_excess(study: Study) -> dict[int, tuple[Tallies, Tallies]]:
-    """By seed, the runs of both systems, the tallies of pixels near boundaries and of those far away side by side."""
-    near, far = (study.pairs("ovenet", "hrnet", pixels=pixels) for pixels in ("near", "far"))
+def _near_and_far(
+    study: Study, one: str, other: str, outputs: tuple[str, str] = ("", "")
+) -> dict[int, tuple[Tallies, Tallies]]:
+    """By seed, the runs of two variants, the tallies of pixels near boundaries and of those far away side by side."""
+    near, far = (study.pairs(one, other, outputs, pixels) for pixels in ("near", "far"))
     return {seed: tuple(np.concatenate(parts, axis=2) for parts in zip(near[seed], far[seed], strict=True))
             for seed in near}
 
 
-def _near_minus_far(sums: np.ndarray) -> np.ndarray:
+def _gained_near(sums: np.ndarray) -> np.ndarray:
+    """Hits near boundaries minus those far away, in % of all pixels."""
+    (near, far), pixels = np.split(sums[:, 0], 2, axis=1), sums[:, 1].sum(1)
+    return 100 * ratio(near.sum(1) - far.sum(1), pixels)
+
+
+def _accuracy_near(sums: np.ndarray) -> np.ndarray:
     near, far = np.split(sums, 2, axis=2)
     return accuracy(near) - accuracy(far)
 
 
-def _gain(number: str, claim: str, source: str, measure: str, study: Study, one: str, other: str) -> Claim:
-    return _claim(number, claim, source, measure, study.difference(one, other), (one, other), study,
+def _gain(number: str, claim: str, source: str, study: Study, one: str, other: str) -> Claim:
+    measure = "mIoU gain, paired by random seed; interval over pictures (bootstrap) and random seeds (Student's t)"
+    return _claim(number, claim, source, measure, "points", study.difference(one, other), (one, other), study,
                   study.pairs(one, other))
 
 
-def _claim(number: str, claim: str, source: str, measure: str, estimate: Estimate, variants: tuple[str, ...],
-           study: Study, seeds: Iterable[int], bound: float = 0.0, below: bool = False, file: str = PICTURES) -> Claim:
+def _claim(number: str, claim: str, source: str, measure: str, unit: str, estimate: Estimate,
+           variants: tuple[str, ...], study: Study, seeds: Iterable[int], bound: float = 0.0, below: bool = False,
+           file: str = PICTURES) -> Claim:
     """The claim with its verdict, the runs behind it, and the command that would add the next seed of its systems.
 
     Args:
@@ -171,10 +192,12 @@ def _claim(number: str, claim: str, source: str, measure: str, estimate: Estimat
     names, seeds = list(dict.fromkeys(variants)), sorted(seeds)
     every = [study.runs(name) for name in names]
     folders = tuple(str(runs[seed].folder) for runs in every for seed in seeds)
-    # A second run of a seed would not count: of a system whose run has no such file, another seed is needed.
+    # A second run of a seed would not count: of a system whose run has no such file, another seed is needed; of one
+    # whose run has it, none.
     taken = {seed for name in names for seed in study.runs(name).keys() - study.having(name, file).keys()}
-    command = command_for(f"{study.scale}/{names[0]}", seed=min(set(range(100)) - {*seeds} - taken),
-                          beside=",".join(names[1:]))
+    seed = min(set(range(100)) - {*seeds} - taken)
+    wanted = [name for name, runs in zip(names, every, strict=True) if seed not in runs] or names
+    command = command_for(f"{study.scale}/{wanted[0]}", seed=seed, beside=",".join(wanted[1:]))
     missing = "not scored" if set.intersection(*({*runs} for runs in every)) else "not run"
-    return Claim(number, claim, source, measure, estimate, judge(estimate, bound, below), variants, folders, command,
-                 missing)
+    return Claim(number, claim, source, measure, unit, estimate, judge(estimate, bound, below), variants, folders,
+                 command, missing)

@@ -38,8 +38,8 @@ def costs(study: Study) -> pd.DataFrame:
         hours = [run.result["duration_seconds"] / 3600 for run in runs]
         memory = [m for run in runs if (m := run.result.get("peak_memory_gib"))]
         rows[variant_label(name)] = {
-            "parameters, million": sizes(spec, study.classes)[0] / 1e6,
-            "GFLOP": sizes(spec, study.classes)[1] / 1e9,
+            "parameters, million": sizes(spec, study.data.num_classes)[0] / 1e6,
+            "GFLOP": sizes(spec, study.data.num_classes)[1] / 1e9,
             "hours by the clock": np.mean(hours) if hours else np.nan,
             "memory, GiB": np.mean(memory) if memory else np.nan,
             "seeds": len(runs),

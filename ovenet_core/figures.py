@@ -120,7 +120,7 @@ def titles(names: tuple[str, str]) -> dict[str, str]:
 
 
 def outline_style(better: bool) -> dict:
-    """How a region is framed: blue where OVeNet improves it, else orange and dashed."""
+    """How a region is framed: blue where OVeNet repairs more of it than it spoils, else orange and dashed."""
     return {"edgecolor": REPAIRED if better else SPOILT, "linestyle": "-" if better else (0, (4, 1.5)), "linewidth": 1}
 
 
@@ -192,8 +192,8 @@ def legends(page: Page, top: float, frames: Sequence[Frame], data: Benchmark, ki
     if "fusion" not in kinds:
         ax = page.axes(right, top + 0.75, 1.3, 0.3)
         handles = [Patch(fill=False, **outline_style(better)) for better in (True, False)]
-        ax.legend(handles, ["region improved", "region not improved"], loc="upper left", borderaxespad=0, frameon=False,
-                  handlelength=1.2)
+        names = ["more repaired than spoilt", "as many spoilt or more"]
+        ax.legend(handles, names, loc="upper left", borderaxespad=0, frameon=False, handlelength=1.2)
         ax.set_axis_off()
     if "confidence" in kinds:
         right -= 1.4 if "fusion" in kinds else 1.05  # there, below it, is the scale of the logits

@@ -90,7 +90,7 @@ class Inference:
 
 
 SINGLE_SCALE = Inference()
-SIX_SCALES = Inference((0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)  # section 4.2, of Tables 1 and 2
+SIX_SCALES = Inference((0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)  # six and flip: section 4.2; which six: ours
 
 
 def normalise(

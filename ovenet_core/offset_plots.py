@@ -104,19 +104,19 @@ def calibration(analysis: Analysis) -> Figure:
     with panels(3) as (figure, axes):
         for name, bins in found.items():
             shown = bins[bins["pixels"] >= 1e-3 * bins["pixels"].sum()]
-            axes[0].plot(shown["confidence"], shown["rate"], "-o", color=parts[name][1], linewidth=2)
+            axes[0].plot(shown["confidence"], shown["rate"], "-o", color=parts[name][1], label=name, linewidth=2)
             shares = 100 * bins["pixels"] / bins["pixels"].sum()
-            axes[1].stairs(shares, [*shares.index, 1], color=parts[name][1], label=name, linewidth=2)
+            axes[1].stairs(shares, [*shares.index, 1], color=parts[name][1], linewidth=2)
         low = max(min(axes[0].get_xlim()[0], axes[0].get_ylim()[0]) - 0.03, 0)
         axes[0].plot([low, 1], [low, 1], color=GREY, linestyle="--")
         axes[0].set(xlim=(low, 1.01), ylim=(low, 1.01))
         axes[0].set_title("share of seeds with the pixel's label\n(dashed: calibrated)")
+        axes[0].legend(title="distance, here and in the middle")
         axes[1].set(xlim=(0, 1.02), ylim=(0, None), title="% of the pixels by $F$")
-        axes[1].legend(title="distance, as on the left")
         for ax in axes[:2]:
             ax.set_xlabel("confidence $F$")
-        kinds = {"confidence": ("mean $F$", PURPLE, "-o"), "seed_has_label": ("seeds with the label", GREEN, "--D")}
-        kinds |= {"calibration_error": ("calibration error", ORANGE, ":s")}
+        kinds = {"confidence": ("mean $F$", PURPLE, "-o"), "calibration_error": ("calibration error", GREY, ":s")}
+        kinds |= {"seed_has_label": ("share of seeds with the label", "0.2", "--D")}
         lines(axes[2], by_distance(analysis), kinds, "by distance")
         axes[2].set_ylim(0, 1.02)
     return figure

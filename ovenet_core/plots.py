@@ -300,7 +300,7 @@ def training_curves(history: pd.DataFrame) -> Figure:
     with sns.axes_style("whitegrid"), sns.plotting_context("talk", font_scale=0.9):
         figure, axes = plt.subplots(1, 3, figsize=(20, 5.5), layout="constrained", width_ratios=[4, 3, 4])
         curves(axes[0], losses, f"loss (running mean of {window})" if window > 1 else "loss")
-        axes[0].set_ylim(bottom=0)
+        axes[0].set_ylim(0, 1.3 * losses.max(axis=None))  # with room for the legend
         curves(axes[1], history[["lr"]], "learning rate")
         curves(axes[2], 100 * history.filter(regex="^miou"), "validation mIoU (%)")
     return figure
@@ -331,6 +331,7 @@ def class_shares(shares: pd.DataFrame, per_row: int = 50) -> Figure:
         options = {"order": row.index, "size": 10, "palette": "colorblind", "legend": ax is axes[0, 0]}
         sns.stripplot(points, x="class", y="pixels, %", hue="split", jitter=False, ax=ax, **options)
         ax.set(yscale="log", xlabel="")
+        ax.yaxis.set_major_formatter("{x:g}")
         ax.grid(alpha=0.4)
         ax.tick_params("x", rotation=60 if len(table) < per_row else 90)
     return figure

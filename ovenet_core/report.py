@@ -26,9 +26,9 @@ from ovenet_core.tables import Table, architecture, commit_note, escaped, paper_
 SCALES = ("camvid", "camvid-half", "scenes")
 SIZES = {"camvid": "full", "camvid-half": "half"}  # the scales of the README's section, and their size in a word
 BEGIN, END = "<!-- results: written by `make results` -->", "<!-- end of results -->"
-EXPLAINED = ("An interval (95%) is over pictures and seeds, or over seeds; that of one seed is over pictures alone and "
-             "says nothing of other seeds, however narrow it is. A verdict needs three seeds of each system and an "
-             "interval on one side of the bound.")
+EXPLAINED = ("*Seeds* are random seeds. An interval (95%) is over pictures and seeds, or over seeds; that of one seed "
+             "is over pictures alone and says nothing of other seeds, however narrow it is. A verdict needs three "
+             "seeds of each system and an interval on one side of the bound, which is 0 where the unit names none.")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Report:
         first, control, parts = "OVeNet beats HRNet", "over twice the loss", []
         parts.append(f"OVeNet minus HRNet {said(claimed, first)}: {claimed.loc[first, 'verdict']}")
         if caused.loc[control, "seeds"]:
-            parts.append(f"OVeNet minus an HRNet whose loss weighs as much as OVeNet's {said(caused, control)}")
+            parts.append(f"OVeNet minus an HRNet whose semantic loss weighs as much {said(caused, control)}")
         parts.append(f"fusion itself, *S_f* minus *S_i* of the same network, {said(caused, 'of fusion itself')}")
         parts.append(f"training with offsets, *S_i* minus HRNet, {said(caused, 'of joint training')}")
         return "; ".join(parts) + "."
@@ -126,7 +126,8 @@ class Report:
         """Claims or causes of the README's scales in one table."""
         shown = [c for c in ("verdict", "number [interval]", "seeds") if kind == "claims" or c != "verdict"]
         frames = {size: self.frames[f"{scale}_{kind}"][1] for scale, size in SIZES.items()}
-        names = next(iter(frames.values())).iloc[:, : 2 if kind == "claims" else 1]
+        first = next(iter(frames.values()))
+        names = first[["", "claim", "in"] if kind == "claims" else ["part", "in"]]
         columns = [frame[shown].rename(columns=lambda c, size=size: f"{size} size: {c}")
                    for size, frame in frames.items()]
         return pd.concat([names, *columns], axis=1)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from ovenet_core.benchmarks import benchmark
+from ovenet_core.benchmarks import Benchmark, benchmark
 from ovenet_core.boundaries import BANDS
 from ovenet_core.collection import Collection, Run
 from ovenet_core.evaluation import NEAR
@@ -25,6 +25,8 @@ from ovenet_core.metrics import ratio
 from ovenet_core.offset_analysis import DISTANCES
 
 DRAWS = 2000
+ERRORS = 25  # of the mean over seeds, for each draw of pictures; each of them with both signs
+FEWEST_BLOCKS = 5  # of neighbouring pictures in a draw
 LEVEL = 0.95
 PICTURES = "pictures.csv.gz"  # what 04_evaluation counted of each picture
 OFFSETS = "offset_analysis.json"  # what 08_offset_analysis found
@@ -82,10 +84,11 @@ def paired_difference(
     summary: Score = np.asarray,
     draws: int = DRAWS,
     seed: int = 0,
+    alike: int = 1,
 ) -> Estimate:
     """The mean difference in a score over pairs of runs, with an interval over pictures and seeds.
 
-    In each draw the same pictures are drawn for all runs, and to the mean over pairs an error is added that follows the
+    In each draw the same pictures are drawn for all runs, and to the mean over pairs errors are added that follow the
     t distribution of the mean of so few seeds (with several scores, the multivariate one): a bootstrap of three seeds
     would give too narrow an interval. With one pair nothing is known of seeds, and the interval is one over pictures.
 
@@ -93,15 +96,19 @@ def paired_difference(
         pairs: for each seed, the tallies of each picture by the one system and by the other.
         score: of sums of them.
         summary: of the mean differences, where `score` gives several numbers.
+        alike: how many neighbouring pictures are drawn together (`Benchmark.frames_alike`).
     """
     if not pairs:
         return Estimate()
     random = np.random.default_rng(seed)
     count = len(pairs[0][0])
-    weights = random.multinomial(count, np.full(count, 1 / count), draws).astype(float)
+    weights = _drawn(count, min(alike, max(count // FEWEST_BLOCKS, 1)), draws, random)
     exact, drawn = (np.array([_summed(one, w, score) - _summed(other, w, score) for one, other in pairs])
                     for w in (np.ones((1, count)), weights))
-    noisy = drawn.mean(0) + _error_of_mean(exact[:, 0], draws, random)
+    noisy = drawn.mean(0)
+    if len(pairs) > 1:
+        errors = _error_of_mean(exact[:, 0], ERRORS * draws, random)
+        noisy = np.concatenate([np.repeat(noisy, ERRORS, axis=0) + sign * errors for sign in (1, -1)])
     numbers = summary(noisy)
     if (numbers := numbers[~np.isnan(numbers)]).size == 0:  # of draws in which no picture has what is scored
         numbers = np.array([np.nan])
@@ -109,19 +116,28 @@ def paired_difference(
     return Estimate(float(summary(exact.mean(0))[0]), float(low), float(high), len(pairs))
 
 
+def _drawn(count: int, block: int, draws: int, random: np.random.Generator) -> Float[np.ndarray, "draws pictures"]:
+    """How often each picture is in each draw of as many: a bootstrap of blocks of neighbours, where the last has the
+    first for a neighbour (Politis and Romano, 1992); of single pictures where `block` is 1."""
+    first = random.integers(count, size=(draws, -(-count // block), 1))
+    taken = ((first + np.arange(block)) % count).reshape(draws, -1)[:, :count]
+    return np.stack([np.bincount(row, minlength=count) for row in taken]).astype(float)
+
+
 def _error_of_mean(values: np.ndarray, draws: int, random: np.random.Generator) -> np.ndarray:
-    """Draws of the error of the mean of a few values (seeds, or seeds x scores), after Student; 0 for one value."""
+    """Draws of the error of the mean of a few values (seeds, or seeds x scores; two or more), after Student."""
     count = len(values)
-    if count < 2:
-        return np.zeros((draws, *values.shape[1:]))
     normal = random.standard_normal((draws, count)) / np.sqrt(count * (count - 1))
     scale = np.sqrt(random.chisquare(count - 1, draws) / (count - 1))
     return (normal / scale[:, None]) @ (values - values.mean(0))
 
 
 def _summed(tallies: Tallies, weights: Float[np.ndarray, "draws pictures"], score: Score) -> np.ndarray:
-    sums = weights @ tallies.reshape(len(tallies), -1)
-    return score(sums.reshape(-1, *tallies.shape[1:]))
+    """The score of each draw; a class of the labels that a draw happens to lack is in none of its scores."""
+    sums = (weights @ tallies.reshape(len(tallies), -1)).reshape(-1, *tallies.shape[1:])
+    labels, predictions = sums[:, 1], sums[:, 2]
+    predictions[(labels == 0) & tallies[:, 1].any(0)] = 0
+    return score(sums)
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
@@ -151,8 +167,8 @@ class Study:
             raise ValueError(f"scale is {self.scale!r}; expected one of {', '.join(SCALES)}; did you mean {near!r}?")
 
     @cached_property
-    def classes(self) -> int:
-        return benchmark(SCALES[self.scale][0].benchmark).num_classes
+    def data(self) -> Benchmark:
+        return benchmark(SCALES[self.scale][0].benchmark)
 
     def runs(self, variant: str) -> dict[int, Run]:
         """The counted runs of a variant, by seed."""
@@ -175,8 +191,8 @@ class Study:
         every = {}
         if path.exists():
             with _readable(path, "04_evaluation"):
-                every = _tallies(path, path.stat().st_mtime_ns, self.classes)
-        names, made = every.get((output, pixels), ([], np.zeros((0, 3, self.classes))))
+                every = _tallies(path, path.stat().st_mtime_ns, self.data.num_classes)
+        names, made = every.get((output, pixels), ([], np.zeros((0, 3, self.data.num_classes))))
         if names and pixels == "pixels":
             found, own = float(miou(made.sum(0, keepdims=True))[0]), run.score("miou", output=output)
             if not abs(found - own) < 0.1:  # points; another device or precision changes single pixels
@@ -198,16 +214,21 @@ class Study:
         return made
 
     def difference(self, one: str, other: str, outputs: tuple[str, str] = ("", ""), pixels: str = "pixels",
-                   score: Score = miou) -> Estimate:
+                   score: Score = miou, summary: Score = np.asarray) -> Estimate:
         """`paired_difference` of two variants, or of two outputs of one."""
-        return paired_difference([*self.pairs(one, other, outputs, pixels).values()], score)
+        return self.over([*self.pairs(one, other, outputs, pixels).values()], score, summary)
+
+    def over(self, pairs: Sequence[tuple[Tallies, Tallies]], score: Score, summary: Score = np.asarray) -> Estimate:
+        """`paired_difference` of pairs of runs on this scale's pictures."""
+        return paired_difference(pairs, score, summary, alike=self.data.frames_alike)
 
     def analyses(self, variant: str = "ovenet") -> dict[int, dict[str, Any]]:
         """By seed, what `08_offset_analysis` found of the runs of a variant: the row of all pixels, by name.
 
         Beside it the same of the pixels near boundaries (`near_…`); `f_right` and `f_wrong`, the mean of F where the
-        seed has the pixel's label and where it has not; and `cell`, the side of a cell of the network's grid in pixels
-        of the label. NaN where no pixel has the number.
+        seed has the pixel's label and where it has not; `f_wrong_by_distance`, what the latter would be if F were alike
+        for all pixels of a band of distance; and `cell`, the side of a cell of the network's grid in pixels of the
+        label. NaN where no pixel has the number.
         """
         rows = {}
         for seed, run in self.having(variant, OFFSETS).items():
@@ -220,7 +241,7 @@ class Study:
             with _readable(path, "08_offset_analysis"):
                 found = analysis["offset_analysis"]
                 table = [row for row in found["table"] if row["condition"] == "all"]
-                row = next(row for row in table if row["by"] == "all") | _near_boundaries(table)
+                row = next(row for row in table if row["by"] == "all") | _by_distance(table)
                 row |= _confidence_by_truth(found["reliability"]) | {"cell": _cell(run.experiment)}
                 rows[seed] = {name: np.nan if value is None else value for name, value in row.items()}
         return rows
@@ -236,16 +257,22 @@ def _readable(path: Path, notebook: str) -> Iterator[None]:
                          "again") from error
 
 
-def _near_boundaries(table: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Numbers of the bands of distance within NEAR pixels of a boundary: the mean over those that have the number,
-    weighed by the bands' pixels."""
-    names = ("length_median", "seed_deeper", "random_deeper", "brier", "brier_of_rate")
-    bands = [row for row in table if row["group"] in DISTANCES[: BANDS.index(NEAR) + 1] and row["pixels"]]
-    values = np.array([[row[name] for name in names] for row in bands], float).reshape(-1, len(names))
-    pixels = np.array([row["pixels"] for row in bands], float)
-    known = ~np.isnan(values)
-    means = ratio(pixels @ np.where(known, values, 0), pixels @ known)
-    return dict(zip((f"near_{name}" for name in names), means.tolist(), strict=True))
+def _by_distance(table: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Means over bands of distance: of those within NEAR pixels of a boundary; and, of all, of F at wrong seeds."""
+    bands = [row for row in table if row["by"] == "distance" and row["pixels"]]
+    near = [row for row in bands if row["group"] in DISTANCES[: BANDS.index(NEAR) + 1]]
+    wrong = [row | {"pixels": row["pixels"] * (1 - row["seed_has_label"])} for row in bands
+             if row["seed_has_label"] is not None]
+
+    def mean(name: str, rows: Sequence[Mapping[str, Any]]) -> float:
+        """Over the bands that have the number, weighed by their pixels."""
+        values, pixels = (np.array([row[key] for row in rows], float) for key in (name, "pixels"))
+        known = ~np.isnan(values)
+        return float(ratio(pixels[known] @ values[known], pixels[known].sum()))
+
+    names, rate = ("length_median", "seed_deeper", "random_deeper", "brier"), mean("seed_has_label", near)
+    return {f"near_{name}": mean(name, near) for name in names} | {
+        "near_brier_of_rate": rate * (1 - rate), "f_wrong_by_distance": mean("confidence", wrong)}
 
 
 def _confidence_by_truth(reliability: Sequence[Mapping[str, Any]]) -> dict[str, float]:

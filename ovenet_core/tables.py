@@ -234,8 +234,9 @@ def _table(name: str, title: str, cells: list[dict], found: Collection) -> Table
     """The table of these cells; says where runs of several commits stand in one mean."""
     frame = _reproduce(cells, found)
     commits = {p: c for p in dict.fromkeys(frame["preset"]) if (c := found.commits(p))}
-    note = ("Scores in %. reproduced: mean ± standard deviation (seeds), at one scale without flip; difference: "
-            "reproduced minus reported. In bold the best, of means those of most seeds.")
+    note = "Scores in %. Reproduced: mean ± standard deviation (random seeds), at one scale without flip"
+    note += "; difference: reproduced minus reported. " if frame["reported"].notna().any() else ". "
+    note += "Bold: the best value; of what was reproduced, among the means of the most seeds."
     if any(cell["split"] == "test" for cell in cells):
         note += f" Of test splits: what the servers said of predictions over six scales and flip ({SCORES} of a run)."
     return Table(name, title, frame, note + commit_note(commits))

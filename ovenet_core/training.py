@@ -12,7 +12,7 @@ import itertools
 import math
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -184,11 +184,11 @@ class Trainer:
             RuntimeError: another process trains in the same folder.
         """
         if self.result.exists():
-            return self._finished_result()
+            return self._done()
         with alone(self.folder) if self.writes else nullcontext():
             processes.wait()
             if self.result.exists():  # by now
-                return self._finished_result()
+                return self._done()
             if self.writes:
                 remove_unfinished(self.folder)
                 write_json(self.folder / "config.json", snapshots.identity(self.experiment, self.seed))
@@ -362,9 +362,16 @@ class Trainer:
         self._save_weights("checkpoint.safetensors")
         if self.writes:
             write_json(self.result, self._result())
-            self.snapshot.unlink(missing_ok=True)
         processes.wait()
-        return self._finished_result()
+        return self._done()
+
+    def _done(self) -> dict[str, Any]:
+        """The result of a run that is done, which needs its snapshot no longer."""
+        result = self._finished_result()
+        if self.writes:
+            with suppress(OSError):  # a finished run may lie where nothing can be changed
+                self.snapshot.unlink(missing_ok=True)
+        return result
 
     def _result(self) -> dict[str, Any]:
         several = {"commits": self.commits} if len(self.commits) > 1 else {}

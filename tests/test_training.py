@@ -497,6 +497,17 @@ def test_the_best_and_the_last_weights_are_kept_and_nothing_else(scenes, tmp_pat
     assert {path.name for path in tmp_path.iterdir()} == kept
 
 
+def test_a_snapshot_that_a_kill_left_beside_the_result_goes_when_the_run_is_called_again(scenes, tmp_path):
+    trainer(scenes, tmp_path).run(stop_after=5)
+    snapshot = (tmp_path / "snapshot.pt").read_bytes()
+    result = trainer(scenes, tmp_path).run()
+    (tmp_path / "snapshot.pt").write_bytes(snapshot)
+    run = trainer(scenes, tmp_path)
+    assert (tmp_path / "snapshot.pt").exists()  # opening a run changes nothing
+    assert run.run() == result
+    assert not (tmp_path / "snapshot.pt").exists()
+
+
 def test_what_a_killed_write_left_is_removed(scenes, tmp_path):
     (tmp_path / ".snapshot.pt.0123.tmp").write_bytes(b"half a snapsh")
     trainer(scenes, tmp_path).run(stop_after=1)

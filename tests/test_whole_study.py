@@ -47,7 +47,8 @@ def test_what_fails_does_not_stop_the_rest_and_is_told_at_the_end(tmp_path, monk
         return subprocess.CompletedProcess(command, 1 if "snakemake" in command else 0)
 
     monkeypatch.setattr(subprocess, "run", run)
-    settings = ["--root", str(tmp_path), "--set", f"overrides={json.dumps(overrides)}"]
+    settings = ["--root", str(tmp_path), "--set", f"overrides={json.dumps(overrides)}", "--gpus", "3"]
+    settings += ["--weights-root", "/weights"]
     monkeypatch.setattr(sys, "argv", ["study.py", "toy", *settings, *variants])
     with pytest.raises(SystemExit) as error:
         runpy.run_path(str(ROOT / "workflow/study.py"), run_name="__main__")
@@ -55,6 +56,7 @@ def test_what_fails_does_not_stop_the_rest_and_is_told_at_the_end(tmp_path, monk
     assert [command[2] for command in called] == ["snakemake", "snakemake", "papermill", "papermill", "papermill"]
     seeds = [next(part for part in command if part.startswith("seeds=")) for command in called[:2]]
     assert seeds == ["seeds=[0]", "seeds=[1,2]"]  # the first of all variants, also where these are the two systems
+    assert all({"--resources", "gpu=3", "weights_root=/weights"} <= set(command) for command in called[:2])
     (figures,) = (command for command in called if any("07_figures" in part for part in command))
     folders = [Cell("scenes-short", variant, 0, overrides, tmp_path).folder for variant in ("hrnet", "ovenet")]
     assert all(str(folder) in figures[-1] for folder in folders)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 import yaml
 
 from ovenet_core.experiments import SCALES, VARIANTS, preset
@@ -40,11 +41,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="of HRNet and OVeNet; all other variants have one")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), help="all, if none is named")
     parser.add_argument("--data-root", default="", help="where the data set lies, if not in data/ of the project")
+    parser.add_argument("--weights-root", default="", help="where the initial weights lie, if not in weights/ of it")
+    parser.add_argument("--gpus", type=int, default=torch.cuda.device_count(),
+                        help="GPUs to share out, one to a cell; by default those that there are")
     parser.add_argument("--root", default="runs/study", help="where the runs go")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further settings of the grid")
     options = parser.parse_args()
     scale, root = NAMES.get(options.scale, options.scale), Path(options.root).absolute()
-    more = [*options.set, *([f"data_root={options.data_root}"] if options.data_root else [])]
+    places = {"data_root": options.data_root, "weights_root": options.weights_root}
+    more = [*options.set, *(f"{name}={place}" for name, place in places.items() if place)]
+    gpus = ["--resources", f"gpu={options.gpus}"] if options.gpus else []
     given = yaml.safe_load("\n".join(setting.replace("=", ": ", 1) for setting in options.set)) or {}
     overrides = Grid.from_config({"scale": scale, "variants": options.variants} | given).overrides
     grids, more_seeds = [(",".join(options.variants), "0")], ",".join(map(str, range(1, options.seeds)))
@@ -54,7 +60,7 @@ def main() -> None:
     for variants, seeds in grids:
         settings = [f"scale={scale}", f"variants=[{variants}]", f"seeds=[{seeds}]", "scores=True", f"root={root}"]
         settings += more
-        done.append(run("snakemake", "--cores", str(options.cores), "--config", *settings))
+        done.append(run("snakemake", "--cores", str(options.cores), *gpus, "--config", *settings))
     data = {"data_set": data_set_of(f"{scale}/ovenet", preset(f"{scale}/ovenet")), "data_root": options.data_root}
     runs, folder = [str(root / scale)], root / scale / "report"
     folder.mkdir(parents=True, exist_ok=True)
