@@ -192,7 +192,7 @@ def legends(page: Page, top: float, frames: Sequence[Frame], data: Benchmark, ki
     if "fusion" not in kinds:
         ax = page.axes(right, top + 0.75, 1.3, 0.3)
         handles = [Patch(fill=False, **outline_style(better)) for better in (True, False)]
-        names = ["more repaired than spoilt", "as many spoilt or more"]
+        names = ["repaired > spoilt", "repaired ≤ spoilt"]
         ax.legend(handles, names, loc="upper left", borderaxespad=0, frameon=False, handlelength=1.2)
         ax.set_axis_off()
     if "confidence" in kinds:

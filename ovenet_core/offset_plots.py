@@ -111,8 +111,8 @@ def calibration(analysis: Analysis) -> Figure:
         axes[0].plot([low, 1], [low, 1], color=GREY, linestyle="--")
         axes[0].set(xlim=(low, 1.01), ylim=(low, 1.01))
         axes[0].set_title("share of seeds with the pixel's label\n(dashed: calibrated)")
-        axes[0].legend(title="distance, here and in the middle")
         axes[1].set(xlim=(0, 1.02), ylim=(0, None), title="% of the pixels by $F$")
+        axes[1].legend(*axes[0].get_legend_handles_labels(), title="distance, here and on the left", loc="upper left")
         for ax in axes[:2]:
             ax.set_xlabel("confidence $F$")
         kinds = {"confidence": ("mean $F$", PURPLE, "-o"), "calibration_error": ("calibration error", GREY, ":s")}
