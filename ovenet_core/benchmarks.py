@@ -68,8 +68,7 @@ class Benchmark:
         categories, instance_classes: the category of each class; the train ids that have instances.
         conditions, condition_of: the conditions (such as fog, dusk); which of them an image file shows.
         official_counts: the number of pictures of each split by condition ("" where there are none).
-        frames_alike: how many neighbouring pictures, in the order of their names, show much the same, as frames of one
-            video do; intervals over pictures (`study`) draw so many together. 1 where pictures are independent.
+        frames_alike: how many neighbours, by name, are frames of one video; intervals draw them together (`study`).
 
     Raises:
         DataError: the tables do not fit together.

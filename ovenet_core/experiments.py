@@ -106,6 +106,10 @@ class Experiment:
         """
         return short_hash({f.name: value for f in fields(self) if (value := getattr(self, f.name)) != f.default})
 
+    def poly(self, iteration: int, total: int) -> float:
+        """The poly learning rate of an iteration (section 4.1)."""
+        return self.learning_rate * (1 - iteration / total) ** self.power
+
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Experiment":
         """The experiment that was stored; fields that did not exist then have their default."""

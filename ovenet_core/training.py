@@ -63,11 +63,6 @@ class DivergedError(RuntimeError):
     """The loss is not finite; the message names the pictures of the batch."""
 
 
-def poly(experiment: Experiment, iteration: int, total: int) -> float:
-    """The poly learning rate of an iteration (section 4.1)."""
-    return experiment.learning_rate * (1 - iteration / total) ** experiment.power
-
-
 class Trainer:
     """One run: an experiment with one seed, in one folder.
 
@@ -228,7 +223,7 @@ class Trainer:
 
     def _step(self, parts: Sequence[Sequence], total: int) -> None:
         """One iteration: the gradients of the parts of a batch are accumulated, in the mean."""
-        rate = poly(self.experiment, self.iteration, total)
+        rate = self.experiment.poly(self.iteration, total)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         # Random numbers (dropout) follow from seed, iteration and rank, as the pictures do: nothing is to be restored.

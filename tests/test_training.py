@@ -28,7 +28,7 @@ from ovenet_core.models import load_trained
 from ovenet_core.offset_head import OFFSET_MODULES
 from ovenet_core.runs import WriteError, write_atomically
 from ovenet_core.scenes import write_scenes
-from ovenet_core.training import DivergedError, SnapshotError, Trainer, poly
+from ovenet_core.training import DivergedError, SnapshotError, Trainer
 
 TINY = preset(
     "scenes/ovenet", crop=[64, 128], epochs=2, batch_size=2, validate_every=2, ohem_min_kept=2048, learning_rate=0.01
@@ -373,8 +373,8 @@ def test_a_baseline_has_one_prediction(scenes, tmp_path):
 
 
 def test_the_poly_rate_starts_at_the_base_and_follows_the_power():
-    assert poly(TINY, 0, 100) == TINY.learning_rate
-    assert poly(TINY, 75, 100) == pytest.approx(TINY.learning_rate * 0.25**0.9)
+    assert TINY.poly(0, 100) == TINY.learning_rate
+    assert TINY.poly(75, 100) == pytest.approx(TINY.learning_rate * 0.25**0.9)
 
 
 @given(pictures=st.integers(2, 30), batch=st.integers(1, 5), epochs=st.integers(1, 3), start=st.integers(0, 20))
