@@ -214,9 +214,9 @@ class Study:
         return made
 
     def difference(self, one: str, other: str, outputs: tuple[str, str] = ("", ""), pixels: str = "pixels",
-                   score: Score = miou, summary: Score = np.asarray) -> Estimate:
+                   score: Score = miou) -> Estimate:
         """`paired_difference` of two variants, or of two outputs of one."""
-        return self.over([*self.pairs(one, other, outputs, pixels).values()], score, summary)
+        return self.over([*self.pairs(one, other, outputs, pixels).values()], score)
 
     def over(self, pairs: Sequence[tuple[Tallies, Tallies]], score: Score, summary: Score = np.asarray) -> Estimate:
         """`paired_difference` of pairs of runs on this scale's pictures."""
