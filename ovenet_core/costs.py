@@ -1,8 +1,11 @@
 """What OVeNet costs beside HRNet, and beside an HRNet with as many parameters; what training costs on a GPU."""
 
 import json
+import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from ovenet_core.study import Study
 from ovenet_core.tables import variant_label
 
 COMPARED = ("hrnet", "ovenet", "hrnet-wide")
+STEP = "training step, of HRNet's"
 RATE, MEMORY = "pictures/s", "memory, GiB"
 GPU_TITLES = {
     "gpu_switches": "What each switch gives: W48 at 512x1024, batches of 12, beside float32 in the plain layout",
@@ -25,11 +29,15 @@ GPU_TITLES = {
 }
 
 
-def costs(study: Study) -> pd.DataFrame:
+def costs(study: Study, steps: Mapping[tuple[int, int, str], float] = MappingProxyType({})) -> pd.DataFrame:
     """What each system costs: parameters, GFLOP, training time and memory, and each as a share of HRNet's.
 
     GFLOP are those of one forward pass of a picture as large as the crop. Hours are those of the clock, whatever else
-    the machine had to do, so that they are not compared. Memory is of the runs that noted it.
+    the machine had to do, so that they are not compared: the time of one step on one core of a quiet machine is, where
+    `tests/bench.py` measured it. Memory is of the runs that noted it.
+
+    Args:
+        steps: as from `step_times`.
     """
     rows = {}
     for name in COMPARED:
@@ -40,15 +48,27 @@ def costs(study: Study) -> pd.DataFrame:
         rows[variant_label(name)] = {
             "parameters, million": sizes(spec, study.data.num_classes)[0] / 1e6,
             "GFLOP": sizes(spec, study.data.num_classes)[1] / 1e9,
+            STEP: 1.0 if name == "hrnet" else steps.get((*spec.crop, name), np.nan),
             "hours by the clock": np.mean(hours) if hours else np.nan,
             "memory, GiB": np.mean(memory) if memory else np.nan,
             "seeds": len(runs),
             "of them with memory": len(memory),
+            "runs": " ".join(str(run.folder) for run in runs),
         }
     found = pd.DataFrame.from_dict(rows, orient="index")
     compared = found[["parameters, million", "GFLOP", "memory, GiB"]]
     shares = compared / compared.iloc[0]
-    return found.join(shares.rename(columns=lambda name: f"{name.split(',')[0]}, of HRNet's"))
+    found = found.join(shares.rename(columns=lambda name: f"{name.split(',')[0]}, of HRNet's"))
+    return found[[*(name for name in found if name != "runs"), "runs"]]
+
+
+def step_times(folder: str | Path) -> dict[tuple[int, int, str], float]:
+    """Of HRNet's, by height and width of the crop and system: what `tests/bench.py` measured, if its file is there."""
+    path, found = Path(folder) / "bench.json", {}
+    for row in json.loads(path.read_text())["measurements"] if path.exists() else ():
+        if match := re.fullmatch(r"training step, W18 at (\d+)x(\d+), (\S+) / hrnet, one thread", row["what"]):
+            found[int(match[1]), int(match[2]), match[3]] = row["measured"]
+    return found
 
 
 @lru_cache

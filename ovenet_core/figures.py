@@ -26,7 +26,7 @@ STYLE = {  # sizes in points; what the legends call "small", 1/1.2 of 8.5, is th
     "xtick.major.size": 2, "xtick.major.pad": 2, "axes.linewidth": 0.6, "lines.linewidth": 0.9, "patch.linewidth": 0.6,
     "lines.markersize": 3, "legend.labelspacing": 0.25, "legend.handleheight": 0.9, "pdf.fonttype": 42,
 }
-GAP, TITLE, LEGENDS = 0.05, 0.17, 1.12  # inches: between pictures, a line of text above them, the legends below
+GAP, TITLE, LEGENDS = 0.05, 0.17, 1.2  # inches: between pictures, a line of text above them, the legends below
 NUMBERS = {"cityscapes": (3, 6, 9), "acdc": (4, 7, 10), "ade20k": (5, 8, 11)}  # of the paper's figures
 
 # What is shown of each frame, line by line; `picture` has what the kinds mean.
@@ -192,7 +192,7 @@ def legends(page: Page, top: float, frames: Sequence[Frame], data: Benchmark, ki
     if "fusion" not in kinds:
         ax = page.axes(right, top + 0.75, 1.3, 0.3)
         handles = [Patch(fill=False, **outline_style(better)) for better in (True, False)]
-        names = ["repaired > spoilt", "repaired ≤ spoilt"]
+        names = ["OVeNet is better", "not better"]
         ax.legend(handles, names, loc="upper left", borderaxespad=0, frameon=False, handlelength=1.2)
         ax.set_axis_off()
     if "confidence" in kinds:

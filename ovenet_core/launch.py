@@ -106,6 +106,9 @@ def open_run(
     begun = any((folder / name).exists() for name in ("snapshot.pt", "result.json"))  # then initial values are not read
     places = [weights_root] if weights_root else [project / "weights", project / "../shared/weights"]
     baseline = initial_run or (str(project / "runs" / spec.initial_run / f"seed{seed}") if spec.initial_run else None)
+    if baseline and not initial_run and not begun and not Path(baseline, "result.json").exists():
+        raise ValueError(f"{experiment} starts from a finished run of {spec.initial_run}, seed {seed}: there is none "
+                         f"in {baseline}; train that first, or give the folder of such a run as initial_run")
     return Trainer(
         spec,
         root,

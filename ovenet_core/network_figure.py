@@ -26,12 +26,12 @@ ENLARGED = {  # what is shown of the region that fusion repaired
 }
 
 
-def changed_classes(frame: Frame, count: int = 3) -> list[int]:
-    """Train ids of the classes that fusion gave to, or took from, most pixels, the most first; then the largest."""
-    initial, fused, here = frame.maps["S_i"], frame.maps["S_f"], frame.fused_otherwise
-    moved, covered = (np.bincount(np.concatenate(maps), minlength=256)
-                      for maps in ((initial[here], fused[here]), (initial.ravel(), fused.ravel())))
-    return np.lexsort((-covered, -moved))[:count].tolist()
+def changed_classes(frame: Frame, part: Region, count: int = 3) -> list[int]:
+    """Train ids of the classes that fusion gave to, or took from, most pixels of a part of the picture, the most first;
+    of two alike the one that it gave, then the one that covers more of the picture."""
+    initial, fused, here = frame.maps["S_i"], frame.maps["S_f"], within(frame.fused_otherwise, part)
+    taken, given, covered = (np.bincount(ids, minlength=256) for ids in (initial[here], fused[here], fused.ravel()))
+    return np.lexsort((-covered, -given, -taken - given))[:count].tolist()
 
 
 def around(region: Region, height: int, width: int) -> Region:
@@ -54,9 +54,9 @@ def within(mask: Bool[np.ndarray, "height width"], part: Region) -> Bool[np.ndar
 def network_figure(frame: Frame, data: Benchmark) -> Figure:
     """Figures 1 and 2: the network, drawn with the tensors that it computes for one picture.
 
-    Of the logits there are those of the classes that fusion changed most, the first one in front, on one scale for C,
-    C_s and C_f. Below, enlarged, the largest region that fusion repaired (or changed, if it repaired thin lines alone),
-    with arrows to the seeds of pixels that it changed.
+    Framed, and enlarged below, is the largest region that fusion repaired (or changed, if it repaired thin lines
+    alone), with arrows to the seeds of pixels that it changed. Of the logits there are those of the classes that fusion
+    changed most in it, the first one in front, on one scale for C, C_s and C_f.
     """
     height, width = frame.label.shape
     ratio, zoom = min(height / width, 1), (PAGE - 7 * GAP) / 6
@@ -80,8 +80,8 @@ def network_figure(frame: Frame, data: Benchmark) -> Figure:
         for place, kind in enumerate(ENLARGED):
             ax = page.axes(GAP + place * (zoom + GAP), top, zoom, zoom * ratio)
             if kind == "seeds":
-                pixels = plots.spread_pixels(within(changed, part), 40)
-                plots.seed_arrows(ax, frame.image, frame.prediction.offsets[0], pixels, 2.5)
+                pixels = plots.spread_pixels(within(changed, part), 15)
+                plots.seed_arrows(ax, frame.image, frame.prediction.offsets[0], pixels, 2.5, frame.label)
                 edge(ax)
             else:
                 draw(ax, kind, frame, data, longest)
@@ -99,7 +99,7 @@ def tensors(
 ) -> tuple[Normalize, list[str]]:
     """The pictures of the diagram; returns the scale of the logits and the names of their classes, from the front."""
     top, middle, bottom = rows
-    prediction, channels = frame.prediction, changed_classes(frame, min(3, data.num_classes))
+    prediction, channels = frame.prediction, changed_classes(frame, part, min(3, data.num_classes))
     logits = {"logits $C$": "S_i", "$C_s$, at the seeds": "S_s", "$C_f$, fused": "S_f"}
     outputs = {title: prediction.outputs()[name].main[0, channels] for title, name in logits.items()}
     shown = {title: plots.array(one.float()) for title, one in outputs.items()}

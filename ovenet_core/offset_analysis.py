@@ -179,6 +179,7 @@ def measure(
         quantities |= _of_seeds(name, moved, label, *seeds_reached(field, label, distance))
     error = (seen.confidence - same) ** 2
     quantities |= {"pairs": pairs, "same": same, "f": seen.confidence * pairs, "f_squared_error": error * pairs}
+    quantities |= {"other": pairs & ~same, "f_same": seen.confidence * same}
     quantities |= _of_fusion({name: maps[name] == label for name in MAPS}, seen.confidence)
     return Measured(
         {name: histogram(nowhere, 1, valid, v)[..., 0] for name, v in quantities.items()},
@@ -290,7 +291,9 @@ def _row(found: Measured, chosen: Bool[np.ndarray, "classes distances"]) -> dict
     _, f, same = found.confidence[:, chosen].sum(1)
     rate = float(ratio(s["same"], s["pairs"]))
     s |= {"confidence": s["f"], "calibration_error": np.abs(f - same).sum(), "brier": s["f_squared_error"]}
+    s |= {"f_right": s["f_same"], "f_wrong": s["f"] - s["f_same"]}
     row |= {"seed_has_label": rate} | per("pairs", "confidence", "calibration_error", "brier")
+    row |= per("same", "f_right") | per("other", "f_wrong")
     row["brier_of_rate"] = rate * (1 - rate)
     row |= per("pixels", "repaired", "spoilt", "only_seed", "only_initial")
     for only in ("only_seed", "only_initial"):

@@ -84,12 +84,14 @@ def overlay(image: Picture, label: Label, benchmark: Benchmark, alpha: float = 0
     return picture.permute(1, 2, 0).numpy()
 
 
-def gallery(pictures: Batch, columns: int = 4) -> Figure:
-    """Pictures of one size, side by side in rows of `columns`."""
+def gallery(pictures: Batch, columns: int = 4, colours: Mapping[str, Sequence[int]] | None = None) -> Figure:
+    """Pictures of one size, side by side in rows of `columns`; with named colours, their legend below."""
     batch = torch.stack([torch.as_tensor(array(p)).permute(2, 0, 1) for p in pictures])
     grid = make_grid(batch, nrow=columns, padding=max(batch.shape[-1] // 50, 1), pad_value=255)
     figure, ax = plt.subplots(figsize=(15, 15 * grid.shape[1] / grid.shape[2]), layout="constrained")
     show(ax, grid.permute(1, 2, 0).numpy())
+    if colours:
+        figure.legend(handles=patches(colours), loc="outside lower center", ncols=8, frameon=False)
     return figure
 
 
@@ -116,6 +118,8 @@ def usual_length(offsets: Batch, share: float = 0.98) -> float:
 def offset_picture(offsets: Offsets, longest: float = 0.5) -> Picture:
     """An offset field in the flow colours of Baker et al.: hue is direction, white zero, longer is stronger.
 
+    Strength grows as the square root of the length, so that short offsets are seen beside those of roads.
+
     Args:
         offsets: (dx, dy) in normalised image coordinates.
         longest: vectors of this length or more have full colour. In halves of the picture's width: 0.5, the
@@ -124,7 +128,8 @@ def offset_picture(offsets: Offsets, longest: float = 0.5) -> Picture:
     if longest <= 0:
         raise ValueError(f"longest is {longest}; expected more than 0, such as tau or usual_length(offsets)")
     vectors = as_seen(offsets)
-    vectors = vectors * (longest / vectors.norm(dim=0).clamp_min(longest))
+    lengths = vectors.norm(dim=0)
+    vectors = torch.where(lengths > 0, vectors / lengths * (longest * lengths).sqrt().clamp_max(longest), 0)
     # flow_to_image scales by the longest vector it finds: add one of the reference length, and cut that off.
     ruler = torch.tensor([longest, 0.0]).view(2, 1, 1).expand(2, vectors.shape[1], 1)
     return flow_to_image(torch.cat([vectors, ruler], dim=2))[..., :-1].permute(1, 2, 0).numpy()
@@ -138,7 +143,8 @@ def offset_wheel(ax: Axes, longest: float = 0.5) -> None:
     ax.imshow(np.dstack([wheel, 255 * inside.astype(np.uint8)]), extent=(-1, 1, 1, -1))
     ax.plot(0, 0, marker="+", color="black")
     ax.set_axis_off()
-    ax.set_title(f"towards the seed;\nrim: {50 * longest:.2g}% of width", y=-0.05, va="top", size="small")
+    text = f"towards the seed;\nrim: {50 * longest:.2g}% of width,\nhalf as strong: {12.5 * longest:.2g}%"
+    ax.set_title(text, y=-0.05, va="top", size="small")
 
 
 def confidence_picture(confidence: Confidence) -> Picture:
@@ -173,12 +179,16 @@ def repair_picture(label: Label, initial: Label, fused: Label) -> Picture:
     return np.array(list(REPAIRS.values()), np.uint8)[repair_map(label, initial, fused)]
 
 
+def patches(colours: Mapping[str, Sequence[int]]) -> list[Patch]:
+    """What a legend shows of named RGB colours."""
+    return [Patch(facecolor=np.divide(c, 255), edgecolor="0.4", label=name) for name, c in colours.items()]
+
+
 def legend(ax: Axes, colours: Mapping[str, Sequence[int]], columns: int = 1, **options) -> None:
     """A legend of named RGB colours at the top left of `ax`, which shows nothing else."""
     ax.set_axis_off()
-    patches = [Patch(facecolor=np.divide(c, 255), edgecolor="0.4", label=name) for name, c in colours.items()]
     place = {"loc": "upper left", "borderaxespad": 0, "frameon": False}
-    box = ax.legend(handles=patches, ncols=columns, **place, **options)
+    box = ax.legend(handles=patches(colours), ncols=columns, **place, **options)
     box.set_in_layout(False)  # a long legend may reach beyond its axes without squeezing the pictures
 
 
@@ -225,9 +235,18 @@ def seed_pixels(offsets: Offsets, pixels: Pixels, height: int, width: int) -> Fl
     return (((positions + vectors).clamp(-1, 1) + 1) * half).numpy()
 
 
-def seed_arrows(ax: Axes, image: Picture, offsets: Offsets, pixels: Pixels, size: float = 5) -> None:
-    """The picture, with a dot (of that size in points) on each of the pixels and an arrow from it to its seed pixel."""
+def seed_arrows(
+    ax: Axes, image: Picture, offsets: Offsets, pixels: Pixels, size: float = 5, label: Label | None = None
+) -> None:
+    """The picture, with a dot (of that size in points) on each of the pixels and an arrow from it to its seed pixel.
+
+    With a label, of the picture's size, its boundaries are lines.
+    """
     show(ax, image)
+    if label is not None:
+        edges = np.zeros((*image.shape[:2], 4), np.uint8)
+        edges[label_boundary(array(label))] = (255, 255, 255, 150)
+        ax.imshow(edges)
     dot = {"markersize": size, "markerfacecolor": "#f0c83c", "markeredgecolor": "black", "markeredgewidth": size / 5}
     ax.plot(*pixels.T, "o", **dot)
     steps = seed_pixels(offsets, pixels, *image.shape[:2]) - pixels
@@ -296,7 +315,9 @@ def training_curves(history: pd.DataFrame) -> Figure:
             validations. What a network does not have (a baseline has no offsets) may be missing.
     """
     history, window = history.set_index("iteration"), max(len(history) // 50, 1)
-    losses = history.filter(regex="^loss").rolling(window, min_periods=1).mean()
+    losses = history.filter(regex="^loss").dropna(axis=1, how="all").rolling(window, min_periods=1).mean()
+    if len(losses.columns) == 2:  # the total of one term is that term
+        losses = losses.drop(columns="loss", errors="ignore")
     with sns.axes_style("whitegrid"), sns.plotting_context("talk", font_scale=0.9):
         figure, axes = plt.subplots(1, 3, figsize=(20, 5.5), layout="constrained", width_ratios=[4, 3, 4])
         curves(axes[0], losses, f"loss (running mean of {window})" if window > 1 else "loss")

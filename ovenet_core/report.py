@@ -14,10 +14,10 @@ from pathlib import Path
 import pandas as pd
 
 from ovenet_core import experiments
-from ovenet_core.claims import causes, claims
+from ovenet_core.claims import NEXT, causes, claims, widths
 from ovenet_core.claims import table as claim_table
 from ovenet_core.collection import Collection, Run, collect, find_runs
-from ovenet_core.costs import GPU_TITLES, costs, gpu_tables
+from ovenet_core.costs import GPU_TITLES, costs, gpu_tables, step_times
 from ovenet_core.experiments import VARIANTS
 from ovenet_core.runs import write_atomically
 from ovenet_core.study import Study
@@ -28,7 +28,12 @@ SIZES = {"camvid": "full", "camvid-half": "half"}  # the scales of the README's 
 BEGIN, END = "<!-- results: written by `make results` -->", "<!-- end of results -->"
 EXPLAINED = ("*Seeds* are random seeds. An interval (95%) is over pictures and seeds, or over seeds; that of one seed "
              "is over pictures alone and says nothing of other seeds, however narrow it is. A verdict needs three "
-             "seeds of each system and an interval on one side of the bound, which is 0 where the unit names none.")
+             "seeds of each system and an interval on one side of the bound; *not testable here* is what no run was "
+             "made for here. `make results` computes all of it from the runs that are named.")
+
+BY_WIDTH = ("Intervals (95%) are t intervals over random seeds, of the claims' runs. Pixels are those of the label; a "
+            "cell of the network's grid is 4 of them wide where pictures are seen whole, 8 at half size.")
+LONG = ("measure", "runs", NEXT)  # columns of words, which no printed page has room for
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,15 @@ class Report:
         """By name of file, the title and the rows of what has other columns: Table 6, claims, causes, costs, runs."""
         frames = {"table6": ("Table 6: the architecture, reported and as built", architecture().reset_index()),
                   "runs": ("Every result.json: counted, or why it is not", self.found.status)}
+        steps = {key: time for root in self.roots for key, time in step_times(root).items()}
         for scale in self.scales:
             study = Study(scale, self.found)
             frames[f"{scale}_claims"] = (f"The paper's claims, at the scale {scale}", claim_table(claims(study)))
-            parts = claim_table(causes(study)).drop(columns=["", "source", "verdict"]).rename(columns={"claim": "part"})
+            parts = claim_table(causes(study)).drop(columns=["", "source", "confirmed if", "verdict"])
+            parts = parts.rename(columns={"claim": "part"})
             frames[f"{scale}_causes"] = (f"What a gain is made of, at the scale {scale}", parts)
-            cost = costs(study).round(3).reset_index(names="system")
+            frames[f"{scale}_widths"] = (f"Near boundaries, by how near that is, at the scale {scale}", widths(study))
+            cost = costs(study, steps).round(3).reset_index(names="system")
             title = f"What it costs, at the scale {scale}; hours by the clock, whatever else the machine did"
             frames[f"{scale}_costs"] = (title, cost)
         for root in self.roots:
@@ -73,7 +81,8 @@ class Report:
         """What has to be said below a frame: of intervals, and of its scale's runs if they are of several commits."""
         scale, _, kind = name.rpartition("_")
         commits = {p: self.found.commits(p) for p in self.found.by_preset if p.split("/")[0] == scale}
-        return ((EXPLAINED if kind in ("claims", "causes") else "") + commit_note(commits)).strip()
+        words = {"claims": EXPLAINED, "causes": EXPLAINED, "widths": BY_WIDTH}.get(kind, "")
+        return (words + commit_note(commits)).strip()
 
     def write(self, folder: str | Path) -> list[Path]:
         """Write all of it as .csv, .md and .tex. Returns the files."""
@@ -98,7 +107,8 @@ class Report:
             return f"{frame.loc[name, 'number [interval]']}, {frame.loc[name, 'seeds']} seeds"
 
         first, control, parts = "OVeNet beats HRNet", "over twice the loss", []
-        parts.append(f"OVeNet minus HRNet {said(claimed, first)}: {claimed.loc[first, 'verdict']}")
+        verdict = {"confirmed": "Yes", "refuted": "No"}.get(claimed.loc[first, "verdict"], "Not shown")
+        parts.append(f"**{verdict}.** OVeNet minus HRNet {said(claimed, first)}")
         if caused.loc[control, "seeds"]:
             parts.append(f"OVeNet minus an HRNet whose semantic loss weighs as much {said(caused, control)}")
         parts.append(f"fusion itself, *S_f* minus *S_i* of the same network, {said(caused, 'of fusion itself')}")
@@ -118,8 +128,10 @@ class Report:
             links = ", ".join(f"[{size} size](results/tables/{scale}_{kind}.md)" for scale, size in SIZES.items())
             parts += ["", f"**{title}** (with measures, runs and commands: {links}).", "",
                       markdown(self._beside_each_other(kind))]
-        notes = [f"At {size} size: {commits}" for scale, size in SIZES.items()
-                 if (commits := self.note(f"{scale}_costs"))]
+        links = ", ".join(f"[{size} size](results/tables/{scale}_widths.md)" for scale, size in SIZES.items())
+        parts += ["", f"How far from a boundary \"near\" is matters to claims 4 to 7: {links}."]
+        notes = [f"Runs at {size} size are of several commits ([which](results/tables/runs.md))."
+                 for scale, size in SIZES.items() if "several commits" in self.note(f"{scale}_costs")]
         return "\n".join([*parts, "", " ".join([EXPLAINED, *notes, "More: [`docs/study.md`](docs/study.md)."])])
 
     def _beside_each_other(self, kind: str) -> pd.DataFrame:
@@ -127,7 +139,7 @@ class Report:
         shown = [c for c in ("verdict", "number [interval]", "seeds") if kind == "claims" or c != "verdict"]
         frames = {size: self.frames[f"{scale}_{kind}"][1] for scale, size in SIZES.items()}
         first = next(iter(frames.values()))
-        names = first[["", "claim", "in"] if kind == "claims" else ["part", "in"]]
+        names = first[["", "claim", "unit", "confirmed if"] if kind == "claims" else ["part", "unit"]]
         columns = [frame[shown].rename(columns=lambda c, size=size: f"{size} size: {c}")
                    for size, frame in frames.items()]
         return pd.concat([names, *columns], axis=1)
@@ -145,7 +157,8 @@ def markdown(frame: pd.DataFrame) -> str:
 
 
 def latex(name: str, title: str, frame: pd.DataFrame) -> str:
-    """A tabular in the manner of booktabs."""
+    """A tabular of the LaTeX package booktabs, without the columns that are long."""
+    frame = frame.drop(columns=[name for name in LONG if name in frame])
     texts = frame.astype(object).where(frame.notna(), "–").map(lambda value: escaped(str(value)))
     texts.columns = [escaped(column) for column in texts.columns]
     options = {"hrules": True, "caption": escaped(title), "label": f"tab:{name}"}

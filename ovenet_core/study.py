@@ -151,6 +151,12 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     return Estimate(mean, float(mean - half), float(mean + half), len(values))
 
 
+def between(least: Sequence[float], most: Sequence[float]) -> Estimate:
+    """`over_seeds` of numbers of which only the least and the most are known: the middle, in both intervals."""
+    low, high = over_seeds(least), over_seeds(most)
+    return Estimate((low.value + high.value) / 2, low.low, high.high, low.seeds)
+
+
 # -- Runs with what was counted of each picture
 
 
@@ -190,7 +196,7 @@ class Study:
         path = run.folder / PICTURES
         every = {}
         if path.exists():
-            with _readable(path, "04_evaluation"):
+            with readable(path, "04_evaluation"):
                 every = _tallies(path, path.stat().st_mtime_ns, self.data.num_classes)
         names, made = every.get((output, pixels), ([], np.zeros((0, 3, self.data.num_classes))))
         if names and pixels == "pixels":
@@ -222,33 +228,34 @@ class Study:
         """`paired_difference` of pairs of runs on this scale's pictures."""
         return paired_difference(pairs, score, summary, alike=self.data.frames_alike)
 
-    def analyses(self, variant: str = "ovenet") -> dict[int, dict[str, Any]]:
+    def analyses(self, variant: str = "ovenet", near: int = NEAR) -> dict[int, dict[str, Any]]:
         """By seed, what `08_offset_analysis` found of the runs of a variant: the row of all pixels, by name.
 
-        Beside it the same of the pixels near boundaries (`near_…`); `f_right` and `f_wrong`, the mean of F where the
-        seed has the pixel's label and where it has not; `f_wrong_by_distance`, what the latter would be if F were alike
-        for all pixels of a band of distance; and `cell`, the side of a cell of the network's grid in pixels of the
-        label. NaN where no pixel has the number.
+        Beside it the same of the pixels within `near` of a boundary, one of `BANDS` (`near_…`), and the share of such
+        pixels (`near_share`); `f_right` and `f_wrong`, the mean of F where the seed has the pixel's label and where it
+        has not, each as (least, most); `f_wrong_by_distance`, what the latter would be if F were alike for all pixels
+        of a band of distance; and `cell`, the side of a cell of the network's grid in pixels of the label. NaN where no
+        pixel has the number.
         """
         rows = {}
         for seed, run in self.having(variant, OFFSETS).items():
             path = run.folder / OFFSETS
-            with _readable(path, "08_offset_analysis"):
+            with readable(path, "08_offset_analysis"):
                 split = (analysis := json.loads(path.read_text())).get("split")
             if split != run.result["split"]:
                 raise ValueError(f"{path}: of the split {split!r}, the run's is {run.result['split']!r}; run "
                                  "08_offset_analysis on that split again")
-            with _readable(path, "08_offset_analysis"):
+            with readable(path, "08_offset_analysis"):
                 found = analysis["offset_analysis"]
                 table = [row for row in found["table"] if row["condition"] == "all"]
-                row = next(row for row in table if row["by"] == "all") | _by_distance(table)
-                row |= _confidence_by_truth(found["reliability"]) | {"cell": _cell(run.experiment)}
+                row = next(row for row in table if row["by"] == "all") | _by_distance(table, near)
+                row |= _confidence_by_truth(row, found["reliability"]) | {"cell": _cell(run.experiment)}
                 rows[seed] = {name: np.nan if value is None else value for name, value in row.items()}
         return rows
 
 
 @contextmanager
-def _readable(path: Path, notebook: str) -> Iterator[None]:
+def readable(path: Path, notebook: str) -> Iterator[None]:
     """ValueError with the file and the remedy, where what a notebook left cannot be read."""
     try:
         yield
@@ -257,10 +264,10 @@ def _readable(path: Path, notebook: str) -> Iterator[None]:
                          "again") from error
 
 
-def _by_distance(table: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Means over bands of distance: of those within NEAR pixels of a boundary; and, of all, of F at wrong seeds."""
+def _by_distance(table: Sequence[Mapping[str, Any]], within: int) -> dict[str, float]:
+    """Means over bands of distance: of those `within` pixels of a boundary; and, of all, of F at wrong seeds."""
     bands = [row for row in table if row["by"] == "distance" and row["pixels"]]
-    near = [row for row in bands if row["group"] in DISTANCES[: BANDS.index(NEAR) + 1]]
+    near = [row for row in bands if row["group"] in DISTANCES[: BANDS.index(within) + 1]]
     wrong = [row | {"pixels": row["pixels"] * (1 - row["seed_has_label"])} for row in bands
              if row["seed_has_label"] is not None]
 
@@ -271,16 +278,30 @@ def _by_distance(table: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         return float(ratio(pixels[known] @ values[known], pixels[known].sum()))
 
     names, rate = ("length_median", "seed_deeper", "random_deeper", "brier"), mean("seed_has_label", near)
+    share = ratio(sum(row["pixels"] for row in near), sum(row["pixels"] for row in bands))
     return {f"near_{name}": mean(name, near) for name in names} | {
-        "near_brier_of_rate": rate * (1 - rate), "f_wrong_by_distance": mean("confidence", wrong)}
+        "near_brier_of_rate": rate * (1 - rate), "near_share": float(share),
+        "f_wrong_by_distance": mean("confidence", wrong)}
 
 
-def _confidence_by_truth(reliability: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The mean of F over the pixels whose seed has their label, and over the others, from bins of F."""
-    pixels, f, rate = (np.array([row[name] or 0 for row in reliability]) for name in ("pixels", "confidence", "rate"))
-    right, wrong = pixels * rate, pixels * (1 - rate)
-    return {"f_right": float(ratio((right * f).sum(), right.sum())),
-            "f_wrong": float(ratio((wrong * f).sum(), wrong.sum()))}
+def _confidence_by_truth(
+    row: Mapping[str, Any], reliability: Sequence[Mapping[str, Any]]
+) -> dict[str, tuple[float, float]]:
+    """The mean of F over the pixels whose seed has their label, and over the others: the least and the most it may be.
+
+    Older files have neither, but the Brier score, which is the mean of F² - 2 F s + s (s is 1 where the seed has the
+    pixel's label), and bins of F. These bound the sum of F², and so that of F s: F is spread least in a bin where all
+    have its mean, most where all are at its ends.
+    """
+    if "f_wrong" in row:
+        return {name: (np.nan if row[name] is None else row[name],) * 2 for name in ("f_right", "f_wrong")}
+    pixels, f, rate = (np.array([b[name] or 0 for b in reliability]) for name in ("pixels", "confidence", "rate"))
+    low, high = np.arange(len(f)) / len(f), np.arange(1, len(f) + 1) / len(f)
+    squares = np.array([pixels @ f**2, pixels @ (f * (low + high) - low * high)])
+    count, right = pixels.sum(), pixels @ rate
+    of_right = (squares + right - (row["brier"] or 0) * count) / 2
+    return {"f_right": tuple(ratio(of_right, np.full(2, right))),
+            "f_wrong": tuple(ratio(pixels @ f - of_right, np.full(2, count - right)))[::-1]}
 
 
 def _cell(experiment: Experiment) -> float:

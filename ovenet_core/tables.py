@@ -76,7 +76,8 @@ class Table:
 
     def missing(self) -> list[str]:
         """The commands that would run what is not there, each once."""
-        return list(dict.fromkeys(command for command in self.frame["command"] if command))
+        commands = [command for several in self.frame["command"] for command in several.split("\n")]
+        return list(dict.fromkeys(filter(None, commands)))
 
     def write(self, folder: str | Path) -> None:
         """Write `name`.csv (long, with folders and commands), .md and .tex."""
@@ -107,7 +108,8 @@ class Table:
 
 
 def escaped(text: str) -> str:
-    for old, new in (("_", r"\_"), ("%", r"\%"), ("τ", r"$\tau$"), ("±", r"$\pm$"), ("–", "--"), ("×", r"$\times$")):
+    for old, new in (("_", r"\_"), ("%", r"\%"), ("τ", r"$\tau$"), ("±", r"$\pm$"), ("–", "--"), ("×", r"$\times$"),
+                     ("<", "$<$"), (">", "$>$")):
         text = text.replace(old, new)
     return text
 
@@ -132,7 +134,7 @@ def command_for(preset: str, split: str = "val", seed: int = 0, beside: str = ""
     for the server."""
     scale, variant = preset.split("/")
     variants = f"'variants=[{variant},{beside}]'" if beside else f"variants={variant}"
-    command = f"snakemake --cores 1 --config scale={scale} {variants} seeds={seed} scores=True root=runs/grid"
+    command = f"snakemake --cores 1 --config scale={scale} {variants} 'seeds=[{seed}]' scores=True root=runs/grid"
     if split != "test":
         return command
     folder = Cell(scale, variant, seed, {}, Path("runs/grid")).folder
@@ -150,7 +152,9 @@ def _reproduce(cells: Iterable[dict[str, Any]], found: Collection) -> pd.DataFra
         values = {seed: value for seed, value in values.items() if not np.isnan(value)}
         mean = statistics.fmean(values.values()) if values else np.nan
         asked = cell["preset"] and not values and (cell["reported"] == cell["reported"] or not runs)
-        wanted = cell["over"] if runs and cell["metric"].endswith(GAIN) else cell["preset"]  # of a gain the missing one
+        wanted = [] if runs else [cell["preset"]]
+        wanted += [cell["over"]] if cell["metric"].endswith(GAIN) else []
+        wanted = [preset for preset in wanted if not _runs_of(found, preset, cell["split"])] or [cell["preset"]]
         rows.append({name: cell[name] for name in ("row", "column", "among", "reported", "decimals", "preset")} | {
             "reproduced": mean,
             "sd": statistics.stdev(values.values()) if len(values) > 1 else np.nan,
@@ -158,7 +162,7 @@ def _reproduce(cells: Iterable[dict[str, Any]], found: Collection) -> pd.DataFra
             "difference": mean - cell["reported"],
             "state": "reproduced" if values else "not run" if asked else "reported" if not cell["preset"] else "none",
             "folders": " ".join(str(runs[seed].folder) for seed in values),
-            "command": command_for(wanted, cell["split"]) if asked else "",
+            "command": "\n".join(command_for(preset, cell["split"]) for preset in wanted) if asked else "",
         })
     return pd.DataFrame(rows)
 

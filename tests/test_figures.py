@@ -181,7 +181,7 @@ def test_comparison_frames_what_changed_in_every_picture():
         assert rectangles(ax) == [(37.5, 27.5, 28, 20, blue), (87.5, 1.5, 24, 14, orange)]
         assert ax.images[0].get_extent() == [-0.5, WIDTH - 0.5, HEIGHT - 0.5, -0.5]
     texts = {text.get_text() for text in figure.findobj(Text)}
-    assert {"first", "second", "car", "road", "sky", "ignored", "repaired", "repaired ≤ spoilt"} <= texts
+    assert {"first", "second", "car", "road", "sky", "ignored", "repaired", "OVeNet is better"} <= texts
 
 
 def test_failures_frame_what_is_wrong():
@@ -233,8 +233,17 @@ def test_network_is_drawn_with_its_tensors():
 
 
 def test_logits_shown_are_those_that_fusion_changed_most():
-    assert network_figure.changed_classes(frame()) == [CAR, SKY, ROAD]  # 392, 200 and 192 pixels
-    assert network_figure.changed_classes(frame(), 2) == [CAR, SKY]
+    one = frame()
+    height, width = one.label.shape
+    whole = (0, 0, width, height)
+    assert network_figure.changed_classes(one, whole) == [CAR, SKY, ROAD]  # 392, 200 and 192 pixels
+    assert network_figure.changed_classes(one, whole, 2) == [CAR, SKY]
+
+
+def test_classes_that_fusion_changed_elsewhere_are_not_shown_first():
+    one = frame()
+    row, column = np.argwhere(one.fused_otherwise & (one.maps["S_i"] == SKY))[0].tolist()
+    assert network_figure.changed_classes(one, (column, row, 1, 1), 2) == [CAR, SKY]
 
 
 def test_the_enlarged_part_lies_in_the_picture():

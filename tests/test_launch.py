@@ -136,6 +136,11 @@ def test_weights_that_are_nowhere_are_named(scenes, tmp_path):
         open_run(tmp_path, "cityscapes/hrnet", data_root=str(scenes), weights_root=str(tmp_path))
 
 
+def test_a_frozen_experiment_names_the_run_that_it_lacks(scenes, tmp_path):
+    with pytest.raises(ValueError, match=r"starts from a finished run of scenes/hrnet, seed 3: .*as initial_run"):
+        open_run(tmp_path, "scenes/ovenet-frozen", seed=3, data_root=str(scenes))
+
+
 def test_two_processes_are_started_and_their_log_is_shown(scenes, tmp_path, capsys):
     options = {"seed": 1, "data_root": str(scenes), "run_folder": str(tmp_path / "run"), "device": "cpu"}
     train_in_processes(2, Path(), "acdc/ovenet", SMALL, **options)

@@ -49,6 +49,11 @@ def test_longer_offsets_are_stronger_in_colour():
     assert lightness == sorted(lightness, reverse=True) and len(set(lightness)) == 6
 
 
+def test_colour_grows_as_the_root_of_the_length():
+    # Half as strong, from white (255) on, at a quarter of the length.
+    assert 255 - colour(0.125, 0).min() == pytest.approx((255 - colour(0.5, 0).min()) / 2, abs=1)
+
+
 def test_colours_are_comparable_between_fields():
     alone, beside_a_longer_one = field(0.1, 0), field(0.1, 0)
     beside_a_longer_one[:, -1] = 0.9
