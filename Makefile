@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 QUICKSTART := runs/quickstart/00_quickstart
+# Threads that wait for each other sleep: where another program has one of the cores, spinning takes ten times as long.
+export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test notebooks study results weights lab bench lint lock clean
