@@ -107,11 +107,11 @@ def claims(study: Study) -> list[Claim]:
         mean("5a", "offsets do not collapse to zero", "Section 3.2",
              "median length in cells of the network's grid; a half is that up to which a pixel's own cell weighs most",
              "cells", lambda r: r["length_median"] / r["cell"], 0.5),
-        mean("5b", "offsets reach beyond half a cell near boundaries", "Section 3.2", near, "cells", near_length, 0.5),
+        mean("5b", "offsets reach beyond half a cell near boundaries", "Section 3.2", near, "cells", _near_length, 0.5),
         mean("6a", "offsets point away from the boundary, into the segment", "Section 3.2",
              "share of the seed pixels that have the pixel's label and lie deeper in it, minus that in random "
              "directions", "points", lambda r: 100 * (r["seed_deeper"] - r["random_deeper"])),
-        mean("6b", "offsets point into the segment near boundaries", "Section 3.2", near, "points", near_deeper),
+        mean("6b", "offsets point into the segment near boundaries", "Section 3.2", near, "points", _near_deeper),
         mean("7a", "F is high where the seed pixel has the pixel's class", "Section 3.3", AS_KNOWN, "%",
              lambda r: 100 * np.array(r["f_right"]), 50),
         mean("7b", "F is low where the seed pixel has another class", "Section 3.3",
@@ -120,7 +120,7 @@ def claims(study: Study) -> list[Claim]:
         mean("7c", "F tells right seed pixels from wrong ones", "Section 3.3",
              "what F explains of the seed pixels' labels: 1 - Brier score / that of their mean rate", "%",
              lambda r: 100 * (1 - ratio(r["brier"], r["brier_of_rate"]))),
-        mean("7d", "F tells them apart near boundaries", "Section 3.3", near, "%", near_explained),
+        mean("7d", "F tells them apart near boundaries", "Section 3.3", near, "%", _near_explained),
         mean("7e", "F tells more than how far the boundary is", "Section 3.3",
              "mean of F where the seed pixel has another class, as in 7b, minus what it would be there if F were the "
              "same for all pixels of a band of distance", "points",
@@ -135,23 +135,23 @@ def claims(study: Study) -> list[Claim]:
     ]
 
 
-def near_length(row: Mapping) -> float:
+def _near_length(row: Mapping) -> float:
     return row["near_length_median"] / row["cell"]
 
 
-def near_deeper(row: Mapping) -> float:
+def _near_deeper(row: Mapping) -> float:
     return 100 * (row["near_seed_deeper"] - row["near_random_deeper"])
 
 
-def near_explained(row: Mapping) -> float:
+def _near_explained(row: Mapping) -> float:
     return 100 * float(1 - ratio(row["near_brier"], row["near_brier_of_rate"]))
 
 
 def widths(study: Study) -> pd.DataFrame:
     """What the claims about boundaries say of bands of other widths, all with t intervals over random seeds."""
-    asked = {"5b": ("offsets reach beyond half a cell", "cells", near_length, 0.5),
-             "6b": ("offsets point into the segment", "points", near_deeper, 0.0),
-             "7d": ("F tells right seed pixels from wrong ones", "%", near_explained, 0.0)}
+    asked = {"5b": ("offsets reach beyond half a cell", "cells", _near_length, 0.5),
+             "6b": ("offsets point into the segment", "points", _near_deeper, 0.0),
+             "7d": ("F tells right seed pixels from wrong ones", "%", _near_explained, 0.0)}
     names = [("4a", "OVeNet's gain lies mainly there", "% of all pixels"), *((n, *a[:2]) for n, a in asked.items())]
     found = pd.DataFrame(names, columns=["", "claim", "unit"])
     systems = ("ovenet", "hrnet")

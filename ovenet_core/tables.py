@@ -152,9 +152,8 @@ def _reproduce(cells: Iterable[dict[str, Any]], found: Collection) -> pd.DataFra
         values = {seed: value for seed, value in values.items() if not np.isnan(value)}
         mean = statistics.fmean(values.values()) if values else np.nan
         asked = cell["preset"] and not values and (cell["reported"] == cell["reported"] or not runs)
-        wanted = [] if runs else [cell["preset"]]
-        wanted += [cell["over"]] if cell["metric"].endswith(GAIN) else []
-        wanted = [preset for preset in wanted if not _runs_of(found, preset, cell["split"])] or [cell["preset"]]
+        pair = [cell["preset"], cell["over"]] if cell["metric"].endswith(GAIN) else [cell["preset"]]
+        wanted = [preset for preset in pair if not _runs_of(found, preset, cell["split"])] or [cell["preset"]]
         rows.append({name: cell[name] for name in ("row", "column", "among", "reported", "decimals", "preset")} | {
             "reproduced": mean,
             "sd": statistics.stdev(values.values()) if len(values) > 1 else np.nan,
