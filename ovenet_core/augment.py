@@ -43,16 +43,20 @@ def random_crop(
         ValueError: image and label differ in size, or the crop or scale is not positive.
     """
     if image.shape[:2] != label.shape:
-        raise ValueError(f"image of {image.shape[:2]} and label of {label.shape} pixels: expected the same "
-                         "size; give a pair as Benchmark.read returns it")
+        raise ValueError(
+            f"image of {image.shape[:2]} and label of {label.shape} pixels: expected the same "
+            "size; give a pair as Benchmark.read returns it"
+        )
     if min(crop) < 1 or not 0 < scale[0] <= scale[1]:
-        raise ValueError(f"crop {crop} and scale {scale}: expected (height, width) of 1 pixel or more and an "
-                         "ascending pair of scales above 0")
+        raise ValueError(
+            f"crop {crop} and scale {scale}: expected (height, width) of 1 pixel or more and an "
+            "ascending pair of scales above 0"
+        )
     factor = rng.uniform(*scale)
     top, rows, height = _window(label.shape[0], crop[0], factor, rng.random())
     left, columns, width = _window(label.shape[1], crop[1], factor, rng.random())
     flipped = bool(rng.random() < 0.5) and flip
-    window = np.s_[top:top + rows, left:left + columns]
+    window = np.s_[top : top + rows, left : left + columns]
     # Linear and exact nearest share the half-pixel convention; plain INTER_NEAREST takes the corner of a
     # pixel for its centre, which shifts labels by up to half a pixel against the image.
     image = cv2.resize(image[window], (width, height), interpolation=cv2.INTER_LINEAR)

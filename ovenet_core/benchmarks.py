@@ -103,17 +103,23 @@ class Benchmark:
                 raise DataError(f"{self.name}: {len(table)} {name}, expected {self.num_classes}; give one per class")
         for table in self.encodings:
             if set(table.values()) - {IGNORE} != set(range(self.num_classes)):
-                raise DataError(f"{self.name}: train_ids reach {files.in_words(table.values())}, expected each of 0 to "
-                                f"{self.num_classes - 1}; give every class a label value")
+                raise DataError(
+                    f"{self.name}: train_ids reach {files.in_words(table.values())}, expected each of 0 to "
+                    f"{self.num_classes - 1}; give every class a label value"
+                )
             if not all(0 <= value <= 255 for value in table):
                 raise DataError(f"{self.name}: label values {files.in_words(table)}, expected 0 to 255; encode them so")
         if self.other_encodings and len(self.labels) != len(self.encodings):
-            raise DataError(f"{self.name}: {len(self.labels)} patterns of labels, expected {len(self.encodings)}; give "
-                            "one for each encoding")
+            raise DataError(
+                f"{self.name}: {len(self.labels)} patterns of labels, expected {len(self.encodings)}; give "
+                "one for each encoding"
+            )
         for pattern in (*self.images, *self.labels, *self.instances):
             if "*" not in pattern.rpartition("/")[2] or "**" in pattern or set("?[") & set(pattern):
-                raise DataError(f"{self.name}: pattern {pattern!r}, expected a * in the file name, no **, ?, [; "
-                                "let the star stand for the name of the picture")
+                raise DataError(
+                    f"{self.name}: pattern {pattern!r}, expected a * in the file name, no **, ?, [; "
+                    "let the star stand for the name of the picture"
+                )
 
     @property
     def num_classes(self) -> int:
@@ -131,8 +137,10 @@ class Benchmark:
     @cached_property
     def _lookups(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """For each encoding the train id of each value, and 1 where the value does not exist."""
-        return [(files.table(encoding.items(), IGNORE), files.table(dict.fromkeys(encoding, 0).items(), 1))
-                for encoding in self.encodings]
+        return [
+            (files.table(encoding.items(), IGNORE), files.table(dict.fromkeys(encoding, 0).items(), 1))
+            for encoding in self.encodings
+        ]
 
     def encode(self, train_ids: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
         """The label values of train ids, as a submission has them: of several, the first in `train_ids`.
@@ -142,8 +150,10 @@ class Benchmark:
         """
         values = {train_id: value for value, train_id in reversed(self.train_ids.items())}
         if unknown := files.values(train_ids) - values.keys():
-            raise DataError(f"{self.name}: train ids {files.in_words(unknown)}, expected {files.in_words(values)}; "
-                            "predict with a network of as many classes")
+            raise DataError(
+                f"{self.name}: train ids {files.in_words(unknown)}, expected {files.in_words(values)}; "
+                "predict with a network of as many classes"
+            )
         return cv2.LUT(train_ids, files.table(values.items(), 0))
 
     def samples(self, root: str | Path, split: str) -> list[Sample]:
@@ -159,26 +169,36 @@ class Benchmark:
         found = [sample for folder in self.splits[split] for sample in self._pair(Path(root), folder, listed)]
         if listed is not None and (missing := sorted(listed - {sample.name for sample in found})):
             file = Path(root) / self.lists.format(split=split)
-            raise DataError(f"{file}: {missing[0]} is listed, but there is no such picture; restore it, or take it "
-                            "off the list")
+            raise DataError(
+                f"{file}: {missing[0]} is listed, but there is no such picture; restore it, or take it off the list"
+            )
         found.sort(key=lambda sample: sample.name)
         for one, other in pairwise(found):
             if one.name == other.name:  # by which predictions are kept
-                raise DataError(f"{other.image}: {one.image} is of the same name, expected one for each picture "
-                                f"of {split}; rename one of them, with its label, or see joined_names")
+                raise DataError(
+                    f"{other.image}: {one.image} is of the same name, expected one for each picture "
+                    f"of {split}; rename one of them, with its label, or see joined_names"
+                )
         return found
 
     def listed(self, root: str | Path, split: str) -> set[str]:
         """The names of the pictures in the list of a split, without their endings; `DataError` if there is no list."""
         text = files.load(Path(root) / self.lists.format(split=split)).decode(errors="replace")
-        return {re.sub(r"\.(png|jpe?g)$", "", line.strip(), flags=re.IGNORECASE)
-                for line in text.splitlines() if line.strip()}
+        return {
+            re.sub(r"\.(png|jpe?g)$", "", line.strip(), flags=re.IGNORECASE)
+            for line in text.splitlines()
+            if line.strip()
+        }
 
     def _pair(self, root: Path, folder: str, listed: set[str] | None) -> list[Sample]:
         """The pictures of a folder; of a list, if there is one."""
-        patterns = {kind: [pattern.format(split=folder) for pattern in
-                           self.exceptions.get(folder, {}).get(kind, getattr(self, kind))]
-                    for kind in ("images", "labels", "instances")}
+        patterns = {
+            kind: [
+                pattern.format(split=folder)
+                for pattern in self.exceptions.get(folder, {}).get(kind, getattr(self, kind))
+            ]
+            for kind in ("images", "labels", "instances")
+        }
         expected = {kind: f"{' or '.join(patterns[kind])} in {root}" for kind in patterns}
         if folder in self.unlabelled:
             patterns["labels"] = patterns["instances"] = []
@@ -187,13 +207,16 @@ class Benchmark:
         labels = files.find_files(root, patterns["labels"], stars, alternatives=True)
         instances = files.find_files(root, patterns["instances"], stars)
         if not images:
-            raise DataError(f"{root}: no pictures of {self.name}, expected {expected['images']}; "
-                            "check the folder, or unpack the data set into it")
+            raise DataError(
+                f"{root}: no pictures of {self.name}, expected {expected['images']}; "
+                "check the folder, or unpack the data set into it"
+            )
         names = {key: self.picture_name(key, image, patterns["images"]) for key, image in images.items()}
         if listed is not None:  # of the other pictures there need not be a label
             names = {key: name for key, name in names.items() if name in listed}
-            images, labels, instances = ({key: found[key] for key in names if key in found}
-                                         for found in (images, labels, instances))
+            images, labels, instances = (
+                {key: found[key] for key in names if key in found} for found in (images, labels, instances)
+            )
         if patterns["labels"]:
             files.require_partners(images, labels, f"label, expected {expected['labels']}; unpack the labels")
             files.require_partners(labels, images, f"image, expected {expected['images']}; unpack the images")
@@ -201,8 +224,10 @@ class Benchmark:
             files.require_partners(images, instances, f"instances, expected {expected['instances']}; unpack them")
         several = labels and self.other_encodings
         encoding = self._encoding(sorted(labels.values()), patterns["labels"]) if several else None
-        return [Sample(names[key], image, labels.get(key), instances.get(key), self.condition(image), encoding)
-                for key, image in images.items()]
+        return [
+            Sample(names[key], image, labels.get(key), instances.get(key), self.condition(image), encoding)
+            for key, image in images.items()
+        ]
 
     def picture_name(self, key: files.Key, image: Path, patterns: Sequence[str]) -> str:
         """The name of a picture: that of its file without what follows the last star of its pattern, or joined."""
@@ -215,8 +240,10 @@ class Benchmark:
         """The condition that an image file shows; `DataError` if it is none of `conditions`."""
         condition = self.condition_of(image) if self.condition_of else None
         if condition is not None and condition not in self.conditions:
-            raise DataError(f"{image}: condition {condition!r}, expected one of {', '.join(self.conditions)}; "
-                            "rename the folder or file as in the original data set")
+            raise DataError(
+                f"{image}: condition {condition!r}, expected one of {', '.join(self.conditions)}; "
+                "rename the folder or file as in the original data set"
+            )
         return condition
 
     def _encoding(self, labels: Sequence[Path], patterns: Sequence[str]) -> Encoding:
@@ -239,8 +266,10 @@ class Benchmark:
         """
         image, label = self.read_image(sample), self.read_label(sample)
         if image.shape[:2] != label.shape:
-            raise DataError(f"{sample.label}: {label.shape[0]}x{label.shape[1]} pixels, expected "
-                            f"{image.shape[0]}x{image.shape[1]} as {sample.image}; restore them")
+            raise DataError(
+                f"{sample.label}: {label.shape[0]}x{label.shape[1]} pixels, expected "
+                f"{image.shape[0]}x{image.shape[1]} as {sample.image}; restore them"
+            )
         return image, label
 
     def read_image(self, sample: Sample) -> UInt8[np.ndarray, "height width 3"]:
@@ -257,9 +286,11 @@ class Benchmark:
         if cv2.countNonZero(cv2.LUT(raw, unknown)):
             known = self.encodings[index]
             example = f" as in {sample.encoding.shown_by}" if sample.encoding else ""
-            raise DataError(f"{sample.label}: label values {files.in_words(files.values(raw) - known.keys())} do not "
-                            f"exist in {self.name}, expected {files.in_words(known)}{example}; "
-                            "give the data set in its original encoding, and all of a split in the same")
+            raise DataError(
+                f"{sample.label}: label values {files.in_words(files.values(raw) - known.keys())} do not "
+                f"exist in {self.name}, expected {files.in_words(known)}{example}; "
+                "give the data set in its original encoding, and all of a split in the same"
+            )
         return cv2.LUT(raw, lookup)
 
     def raw_label(self, sample: Sample) -> UInt8[np.ndarray, "height width"]:
@@ -282,12 +313,16 @@ class Benchmark:
             raise DataError(f"{sample.image}: expected instances, but there are none; unpack them, or score without")
         ids = files.decode_ids(sample.instances, np.uint16)
         if sample.label is not None and ids.shape != (size := files.size(sample.label)):
-            raise DataError(f"{sample.instances}: {ids.shape[0]}x{ids.shape[1]} pixels, expected "
-                            f"{size[0]}x{size[1]} as {sample.label}; restore them")
+            raise DataError(
+                f"{sample.instances}: {ids.shape[0]}x{ids.shape[1]} pixels, expected "
+                f"{size[0]}x{size[1]} as {sample.label}; restore them"
+            )
         values = files.values(ids)
         if unknown := {i for i in values if (i // 1000 if i >= 1000 else i) not in self.train_ids}:
-            raise DataError(f"{sample.instances}: instance ids {files.in_words(unknown)} do not exist in {self.name}, "
-                            f"expected {files.in_words(self.train_ids)}, or 1000 times these and a number; restore it")
+            raise DataError(
+                f"{sample.instances}: instance ids {files.in_words(unknown)} do not exist in {self.name}, "
+                f"expected {files.in_words(self.train_ids)}, or 1000 times these and a number; restore it"
+            )
         return ids
 
 
@@ -316,10 +351,19 @@ CITYSCAPES = Benchmark(
     images=("leftImg8bit/{split}/*/*_leftImg8bit.png",),
     labels=("gtFine/{split}/*/*_gtFine_labelIds.png",),
     instances=("gtFine/{split}/*/*_gtFine_instanceIds.png",),
-    exceptions={"train_extra": {"labels": ("gtCoarse/{split}/*/*_gtCoarse_labelIds.png",),
-                                "instances": ("gtCoarse/{split}/*/*_gtCoarse_instanceIds.png",)}},
-    splits={"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",),
-            "train_extra": ("train_extra",)},
+    exceptions={
+        "train_extra": {
+            "labels": ("gtCoarse/{split}/*/*_gtCoarse_labelIds.png",),
+            "instances": ("gtCoarse/{split}/*/*_gtCoarse_instanceIds.png",),
+        }
+    },
+    splits={
+        "train": ("train",),
+        "val": ("val",),
+        "trainval": ("train", "val"),
+        "test": ("test",),
+        "train_extra": ("train_extra",),
+    },
     unlabelled=("test",),
     class_weights=label_tables.CITYSCAPES_WEIGHTS,
     categories=tuple(label.category for label in _EVALUATED),
@@ -347,9 +391,11 @@ ACDC = replace(
     splits={"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)},
     conditions=ACDC_CONDITIONS,
     condition_of=_acdc_condition,
-    official_counts={"train": dict.fromkeys(ACDC_CONDITIONS, 400),
-                     "val": {"fog": 100, "night": 106, "rain": 100, "snow": 100},
-                     "test": dict.fromkeys(ACDC_CONDITIONS, 500)},
+    official_counts={
+        "train": dict.fromkeys(ACDC_CONDITIONS, 400),
+        "val": {"fog": 100, "night": 106, "rain": 100, "snow": 100},
+        "test": dict.fromkeys(ACDC_CONDITIONS, 500),
+    },
 )
 
 # ADE20K SceneParsing (Zhou et al., CVPR 2017). Label value 0 is "other"; the test pictures are an archive of their own.
@@ -361,8 +407,12 @@ ADE20K = Benchmark(
     images=("images/{split}/*.jpg",),
     labels=("annotations/{split}/*.png",),
     exceptions={"testing": {"images": ("release_test/{split}/*.jpg", "images/{split}/*.jpg")}},
-    splits={"train": ("training",), "val": ("validation",), "trainval": ("training", "validation"),
-            "test": ("testing",)},
+    splits={
+        "train": ("training",),
+        "val": ("validation",),
+        "trainval": ("training", "validation"),
+        "test": ("testing",),
+    },
     unlabelled=("testing",),
     official_counts={"train": {"": 20210}, "val": {"": 2000}, "test": {"": 3352}},
 )
@@ -383,8 +433,11 @@ CAMVID = Benchmark(
     splits={"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)},
     conditions=("day", "dusk"),
     condition_of=_camvid_condition,
-    official_counts={"train": {"day": 305, "dusk": 62}, "val": {"day": 101, "dusk": 0},
-                     "test": {"day": 171, "dusk": 62}},
+    official_counts={
+        "train": {"day": 305, "dusk": 62},
+        "val": {"day": 101, "dusk": 0},
+        "test": {"day": 171, "dusk": 62},
+    },
     frames_alike=20,
 )
 
@@ -395,6 +448,7 @@ def benchmark(name: str) -> Benchmark:
     """The benchmark of that name; an unknown name is a `DataError` that suggests the nearest."""
     if name not in BENCHMARKS:
         nearest = difflib.get_close_matches(name.lower(), BENCHMARKS, n=1, cutoff=0)[0]
-        raise DataError(f"benchmark {name!r}: expected one of {', '.join(sorted(BENCHMARKS))}; did you mean "
-                        f"{nearest!r}?")
+        raise DataError(
+            f"benchmark {name!r}: expected one of {', '.join(sorted(BENCHMARKS))}; did you mean {nearest!r}?"
+        )
     return BENCHMARKS[name]

@@ -68,9 +68,7 @@ class BoundaryCounts:
     contours: Integer[np.ndarray, "4 classes"]
 
     def __add__(self, other: "BoundaryCounts") -> "BoundaryCounts":
-        return BoundaryCounts(
-            self.trimap + other.trimap, self.regions + other.regions, self.contours + other.contours
-        )
+        return BoundaryCounts(self.trimap + other.trimap, self.regions + other.regions, self.contours + other.contours)
 
 
 class LabelBoundaries:
@@ -110,9 +108,7 @@ class LabelBoundaries:
     def _count_regions(self, prediction: ClassMap) -> Integer[np.ndarray, "2 classes"]:
         region = mask_region(prediction, self.depth)
         both = self.region & region & (self.label == prediction)
-        label, predicted, shared = map(
-            self._by_class, (self.label[self.region], prediction[region], self.label[both])
-        )
+        label, predicted, shared = map(self._by_class, (self.label[self.region], prediction[region], self.label[both]))
         return np.stack([shared, label + predicted - shared])
 
     def _count_near(self, ours: ClassMap, theirs: ClassMap) -> Integer[np.ndarray, "2 classes"]:

@@ -123,9 +123,7 @@ class DecodedCache:
             )
         return cache
 
-    def read(
-        self, sample: Sample
-    ) -> tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"]]:
+    def read(self, sample: Sample) -> tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"]]:
         """The picture as RGB in [0, 255] and its label as train ids, both read-only.
 
         They are views into the mapped file: only the pages of what is looked at, such as a crop, come from the disk.

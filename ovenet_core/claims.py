@@ -82,11 +82,31 @@ def claims(study: Study) -> list[Claim]:
     by_seed = study.analyses()
     near = f"the same within {NEAR} pixels of a boundary (bands of distance weighed by their pixels)"
 
-    def mean(number: str, claim: str, source: str, measure: str, unit: str, value: Callable[[Mapping], float],
-             bound: float = 0.0, below: bool = False) -> Claim:
+    def mean(
+        number: str,
+        claim: str,
+        source: str,
+        measure: str,
+        unit: str,
+        value: Callable[[Mapping], float],
+        bound: float = 0.0,
+        below: bool = False,
+    ) -> Claim:
         estimate, seeds = _over_seeds(by_seed, value)
-        found = _claim(number, claim, source, f"{measure}; t interval over random seeds", unit, estimate, ("ovenet",),
-                       study, seeds, bound, below, OFFSETS)
+        found = _claim(
+            number,
+            claim,
+            source,
+            f"{measure}; t interval over random seeds",
+            unit,
+            estimate,
+            ("ovenet",),
+            study,
+            seeds,
+            bound,
+            below,
+            OFFSETS,
+        )
         return found if seeds or not by_seed else replace(found, missing="no pixels to measure it by")
 
     most, places = study.pairs("ovenet", "hrnet"), _near_and_far(study, "ovenet", "hrnet")
@@ -94,37 +114,99 @@ def claims(study: Study) -> list[Claim]:
     return [
         _gain("1", "OVeNet beats HRNet", "Tables 1 to 5", study, "ovenet", "hrnet"),
         _gain("2", "OVeNet on OCR beats HRNet + OCR", "Table 1", study, "ovenet-ocr", "hrnet-ocr"),
-        _claim("3", "OVeNet beats HRNet in most classes", "Tables 2 and 3",
-               "share of gains among the classes whose IoU differs", "%",
-               study.over([*most.values()], class_iou, share_of_gains), ("ovenet", "hrnet"), study, most, 50),
-        _claim("4a", "OVeNet's gain lies mainly near boundaries", "Sections 1 and 3.2",
-               f"{GAINED} within {NEAR} pixels of a boundary minus that further away", "% of all pixels",
-               study.over([*places.values()], _gained_near), ("ovenet", "hrnet"), study, places),
-        _claim("4b", "OVeNet's gain is larger near boundaries", "Sections 1 and 3.2",
-               f"gain in pixel accuracy within {NEAR} pixels of a boundary ({rates['near']}) minus that further away "
-               f"({rates['far']})", "points",
-               study.over([*places.values()], _accuracy_near), ("ovenet", "hrnet"), study, places),
-        mean("5a", "offsets do not collapse to zero", "Section 3.2",
-             "median length in cells of the network's grid; a half is that up to which a pixel's own cell weighs most",
-             "cells", lambda r: r["length_median"] / r["cell"], 0.5),
+        _claim(
+            "3",
+            "OVeNet beats HRNet in most classes",
+            "Tables 2 and 3",
+            "share of gains among the classes whose IoU differs",
+            "%",
+            study.over([*most.values()], class_iou, share_of_gains),
+            ("ovenet", "hrnet"),
+            study,
+            most,
+            50,
+        ),
+        _claim(
+            "4a",
+            "OVeNet's gain lies mainly near boundaries",
+            "Sections 1 and 3.2",
+            f"{GAINED} within {NEAR} pixels of a boundary minus that further away",
+            "% of all pixels",
+            study.over([*places.values()], _gained_near),
+            ("ovenet", "hrnet"),
+            study,
+            places,
+        ),
+        _claim(
+            "4b",
+            "OVeNet's gain is larger near boundaries",
+            "Sections 1 and 3.2",
+            f"gain in pixel accuracy within {NEAR} pixels of a boundary ({rates['near']}) minus that further away "
+            f"({rates['far']})",
+            "points",
+            study.over([*places.values()], _accuracy_near),
+            ("ovenet", "hrnet"),
+            study,
+            places,
+        ),
+        mean(
+            "5a",
+            "offsets do not collapse to zero",
+            "Section 3.2",
+            "median length in cells of the network's grid; a half is that up to which a pixel's own cell weighs most",
+            "cells",
+            lambda r: r["length_median"] / r["cell"],
+            0.5,
+        ),
         mean("5b", "offsets reach beyond half a cell near boundaries", "Section 3.2", near, "cells", _near_length, 0.5),
-        mean("6a", "offsets point away from the boundary, into the segment", "Section 3.2",
-             "share of the seed pixels that have the pixel's label and lie deeper in it, minus that in random "
-             "directions", "points", lambda r: 100 * (r["seed_deeper"] - r["random_deeper"])),
+        mean(
+            "6a",
+            "offsets point away from the boundary, into the segment",
+            "Section 3.2",
+            "share of the seed pixels that have the pixel's label and lie deeper in it, minus that in random "
+            "directions",
+            "points",
+            lambda r: 100 * (r["seed_deeper"] - r["random_deeper"]),
+        ),
         mean("6b", "offsets point into the segment near boundaries", "Section 3.2", near, "points", _near_deeper),
-        mean("7a", "F is high where the seed pixel has the pixel's class", "Section 3.3", AS_KNOWN, "%",
-             lambda r: 100 * np.array(r["f_right"]), 50),
-        mean("7b", "F is low where the seed pixel has another class", "Section 3.3",
-             f"{AS_KNOWN}; below a half fusion follows the initial prediction", "%",
-             lambda r: 100 * np.array(r["f_wrong"]), 50, below=True),
-        mean("7c", "F tells right seed pixels from wrong ones", "Section 3.3",
-             "what F explains of the seed pixels' labels: 1 - Brier score / that of their mean rate", "%",
-             lambda r: 100 * (1 - ratio(r["brier"], r["brier_of_rate"]))),
+        mean(
+            "7a",
+            "F is high where the seed pixel has the pixel's class",
+            "Section 3.3",
+            AS_KNOWN,
+            "%",
+            lambda r: 100 * np.array(r["f_right"]),
+            50,
+        ),
+        mean(
+            "7b",
+            "F is low where the seed pixel has another class",
+            "Section 3.3",
+            f"{AS_KNOWN}; below a half fusion follows the initial prediction",
+            "%",
+            lambda r: 100 * np.array(r["f_wrong"]),
+            50,
+            below=True,
+        ),
+        mean(
+            "7c",
+            "F tells right seed pixels from wrong ones",
+            "Section 3.3",
+            "what F explains of the seed pixels' labels: 1 - Brier score / that of their mean rate",
+            "%",
+            lambda r: 100 * (1 - ratio(r["brier"], r["brier_of_rate"])),
+        ),
         mean("7d", "F tells them apart near boundaries", "Section 3.3", near, "%", _near_explained),
-        mean("7e", "F tells more than how far the boundary is", "Section 3.3",
-             "mean of F where the seed pixel has another class, as in 7b, minus what it would be there if F were the "
-             "same for all pixels of a band of distance", "points",
-             lambda r: 100 * (np.array(r["f_wrong"]) - r["f_wrong_by_distance"]), below=True),
+        mean(
+            "7e",
+            "F tells more than how far the boundary is",
+            "Section 3.3",
+            "mean of F where the seed pixel has another class, as in 7b, minus what it would be there if F were the "
+            "same for all pixels of a band of distance",
+            "points",
+            lambda r: 100 * (np.array(r["f_wrong"]) - r["f_wrong_by_distance"]),
+            below=True,
+        ),
         _gain("8", "the confidence loss helps", "Section 3.3", study, "ovenet", "ovenet-no-confidence-loss"),
         _gain("9a", "tau 0.5 is better than 0.2", "Table 5", study, "ovenet", "ovenet-tau-0.2"),
         _gain("9b", "tau 0.5 is better than 1", "Table 5", study, "ovenet", "ovenet-tau-1"),
@@ -149,9 +231,11 @@ def _near_explained(row: Mapping) -> float:
 
 def widths(study: Study) -> pd.DataFrame:
     """What the claims about boundaries say of bands of other widths, all with t intervals over random seeds."""
-    asked = {"5b": ("offsets reach beyond half a cell", "cells", _near_length, 0.5),
-             "6b": ("offsets point into the segment", "points", _near_deeper, 0.0),
-             "7d": ("F tells right seed pixels from wrong ones", "%", _near_explained, 0.0)}
+    asked = {
+        "5b": ("offsets reach beyond half a cell", "cells", _near_length, 0.5),
+        "6b": ("offsets point into the segment", "points", _near_deeper, 0.0),
+        "7d": ("F tells right seed pixels from wrong ones", "%", _near_explained, 0.0),
+    }
     names = [("4a", "OVeNet's gain lies mainly there", "% of all pixels"), *((n, *a[:2]) for n, a in asked.items())]
     found = pd.DataFrame(names, columns=["", "claim", "unit"])
     systems = ("ovenet", "hrnet")
@@ -192,21 +276,53 @@ def causes(study: Study) -> list[Claim]:
         "over twice the loss": ("OVeNet minus HRNet with twice the loss", ("ovenet", "hrnet-loss-2"), ("", "")),
         "over as many parameters": ("OVeNet minus HRNet as large as it", ("ovenet", "hrnet-wide"), ("", "")),
     }
-    made = [_claim("", name, "ours", f"mIoU: {what}", "points", study.difference(*variants, outputs), variants, study,
-                   study.pairs(*variants, outputs)) for name, (what, variants, outputs) in parts.items()]
+    made = [
+        _claim(
+            "",
+            name,
+            "ours",
+            f"mIoU: {what}",
+            "points",
+            study.difference(*variants, outputs),
+            variants,
+            study,
+            study.pairs(*variants, outputs),
+        )
+        for name, (what, variants, outputs) in parts.items()
+    ]
     places = _near_and_far(study, "ovenet", "ovenet", ("S_f", "S_i"))
-    of_places = _claim("", "of fusion, near boundaries", "ours",
-                       f"{GAINED} by fusion within {NEAR} pixels of a boundary minus that further away",
-                       "% of all pixels", study.over([*places.values()], _gained_near), ("ovenet",), study, places)
+    of_places = _claim(
+        "",
+        "of fusion, near boundaries",
+        "ours",
+        f"{GAINED} by fusion within {NEAR} pixels of a boundary minus that further away",
+        "% of all pixels",
+        study.over([*places.values()], _gained_near),
+        ("ovenet",),
+        study,
+        places,
+    )
     return [*made[:1], of_places, *made[1:]]
 
 
 def table(found: Sequence[Claim]) -> pd.DataFrame:
     """One row per claim, as printed."""
-    rows = [{"": c.number, "claim": c.claim, "source": c.source, "unit": c.unit, "confirmed if": c.bound,
-             "verdict": c.verdict, "number [interval]": str(c.estimate) if c.estimate.seeds else c.missing,
-             "seeds": c.estimate.seeds, "measure": c.measure, "runs": " ".join(c.folders), NEXT: c.command}
-            for c in found]
+    rows = [
+        {
+            "": c.number,
+            "claim": c.claim,
+            "source": c.source,
+            "unit": c.unit,
+            "confirmed if": c.bound,
+            "verdict": c.verdict,
+            "number [interval]": str(c.estimate) if c.estimate.seeds else c.missing,
+            "seeds": c.estimate.seeds,
+            "measure": c.measure,
+            "runs": " ".join(c.folders),
+            NEXT: c.command,
+        }
+        for c in found
+    ]
     return pd.DataFrame(rows)
 
 
@@ -222,8 +338,9 @@ def _near_and_far(
 ) -> dict[int, tuple[Tallies, Tallies]]:
     """By seed, the runs of two variants, the tallies of pixels near boundaries and of those far away side by side."""
     near, far = (study.pairs(one, other, outputs, pixels) for pixels in ("near", "far"))
-    return {seed: tuple(np.concatenate(parts, axis=2) for parts in zip(near[seed], far[seed], strict=True))
-            for seed in near}
+    return {
+        seed: tuple(np.concatenate(parts, axis=2) for parts in zip(near[seed], far[seed], strict=True)) for seed in near
+    }
 
 
 def _gained_near(sums: np.ndarray) -> np.ndarray:
@@ -239,13 +356,33 @@ def _accuracy_near(sums: np.ndarray) -> np.ndarray:
 
 def _gain(number: str, claim: str, source: str, study: Study, one: str, other: str) -> Claim:
     measure = "mIoU gain, paired by random seed; interval over pictures (bootstrap) and random seeds (Student's t)"
-    return _claim(number, claim, source, measure, "points", study.difference(one, other), (one, other), study,
-                  study.pairs(one, other))
+    return _claim(
+        number,
+        claim,
+        source,
+        measure,
+        "points",
+        study.difference(one, other),
+        (one, other),
+        study,
+        study.pairs(one, other),
+    )
 
 
-def _claim(number: str, claim: str, source: str, measure: str, unit: str, estimate: Estimate,
-           variants: tuple[str, ...], study: Study, seeds: Iterable[int], bound: float = 0.0, below: bool = False,
-           file: str = PICTURES) -> Claim:
+def _claim(
+    number: str,
+    claim: str,
+    source: str,
+    measure: str,
+    unit: str,
+    estimate: Estimate,
+    variants: tuple[str, ...],
+    study: Study,
+    seeds: Iterable[int],
+    bound: float = 0.0,
+    below: bool = False,
+    file: str = PICTURES,
+) -> Claim:
     """The claim with its verdict, the runs behind it, and the command that would add the next seed of its systems.
 
     Args:

@@ -16,8 +16,16 @@ from ovenet_core.experiments import PRESETS, Experiment
 from ovenet_core.submission import SCORES, read_scores
 
 COUNTED = "counted"
-FIELDS = {"seed": int, "metrics": dict, "experiment": dict, "split": str, "data_fingerprint": str, "commit": str,
-          "finished": str, "duration_seconds": (int, float)}  # of result.json: those that are read here
+FIELDS = {
+    "seed": int,
+    "metrics": dict,
+    "experiment": dict,
+    "split": str,
+    "data_fingerprint": str,
+    "commit": str,
+    "finished": str,
+    "duration_seconds": (int, float),
+}  # of result.json: those that are read here
 COMPUTATION = ("channels_last", "compile", "checkpointing")  # of an experiment: how it is computed, not what
 
 
@@ -43,8 +51,11 @@ class Run:
 
         How it was computed (`COMPUTATION`) makes no other configuration.
         """
-        return [name for name, spec in PRESETS.items()
-                if replace(self.experiment, **{field: getattr(spec, field) for field in COMPUTATION}) == spec]
+        return [
+            name
+            for name, spec in PRESETS.items()
+            if replace(self.experiment, **{field: getattr(spec, field) for field in COMPUTATION}) == spec
+        ]
 
     @property
     def seed(self) -> int:
@@ -104,8 +115,11 @@ def read_run(file: Path) -> Run:
     result = json.loads(file.read_text())
     if not isinstance(result, dict):
         raise ValueError("not the result of a run")
-    wrong = [name for name, kind in FIELDS.items() if isinstance(result.get(name), bool) or result.get(name) == ""
-             or not isinstance(result.get(name), kind)]
+    wrong = [
+        name
+        for name, kind in FIELDS.items()
+        if isinstance(result.get(name), bool) or result.get(name) == "" or not isinstance(result.get(name), kind)
+    ]
     if wrong:
         raise ValueError(f"{', '.join(wrong)}: missing, or of another type")
     run = Run(file.parent, result)
@@ -190,8 +204,17 @@ def collect(runs: Iterable[Run], damaged: dict[Path, str] | None = None) -> Coll
         else:
             seeds[run.seed], status = run, COUNTED
         splits = " ".join([run.result["split"], *run.server])
-        rows.append((str(run.folder), preset, run.seed, splits, " ".join(run.commits),
-                     run.result["data_fingerprint"][:8], status))
+        rows.append(
+            (
+                str(run.folder),
+                preset,
+                run.seed,
+                splits,
+                " ".join(run.commits),
+                run.result["data_fingerprint"][:8],
+                status,
+            )
+        )
     rows += [(str(folder), "", None, "", "", "", why) for folder, why in (damaged or {}).items()]
     columns = ["folder", "preset", "seed", "split", "commit", "data", "status"]
     return Collection(by_preset, pd.DataFrame(rows, columns=columns).astype({"seed": "Int64"}))

@@ -89,12 +89,15 @@ def gpu_tables(folder: str | Path) -> dict[str, pd.DataFrame]:
     """
     found = {path.stem: json.loads(path.read_text())["rows"] for path in sorted(Path(folder).glob("*.json"))}
     compiled = [row for name in sorted(found) if name.startswith("compiled") for row in found[name]]
-    rows = {"gpu_switches": _switches([*found.get("switches", ()), *compiled]),
-            "gpu_recipe": [_recipe(row) for row in found.get("benchmarks", ())],
-            "gpu_together": [{"multi-process service": mps, "runs at once": row["at_once"],
-                              RATE: round(row["pictures_per_second"], 1)}
-                             for name, mps in (("together", "no"), ("together_mps", "yes"))
-                             for row in found.get(name, ())]}
+    rows = {
+        "gpu_switches": _switches([*found.get("switches", ()), *compiled]),
+        "gpu_recipe": [_recipe(row) for row in found.get("benchmarks", ())],
+        "gpu_together": [
+            {"multi-process service": mps, "runs at once": row["at_once"], RATE: round(row["pictures_per_second"], 1)}
+            for name, mps in (("together", "no"), ("together_mps", "yes"))
+            for row in found.get(name, ())
+        ],
+    }
     return {name: pd.DataFrame(made) for name, made in rows.items() if made}
 
 
@@ -106,14 +109,16 @@ def _switches(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in sorted(compared, key=lambda row: order.index(row["experiment"])):
         base = plain[row["experiment"]]
         others = [name for name in ("channels_last", "checkpointing", "compile") if row.get(name)]
-        made.append({
-            "system": variant_label(row["experiment"].split("/")[1]),
-            "switches": ", ".join([row["precision"], *others]),
-            RATE: _number(row["pictures_per_second"]).round(1),
-            "of float32's": (_number(row["pictures_per_second"]) / _number(base["pictures_per_second"])).round(2),
-            MEMORY: _number(row["peak_gib"]).round(1),
-            "of its memory": (_number(row["peak_gib"]) / _number(base["peak_gib"])).round(2),
-        })
+        made.append(
+            {
+                "system": variant_label(row["experiment"].split("/")[1]),
+                "switches": ", ".join([row["precision"], *others]),
+                RATE: _number(row["pictures_per_second"]).round(1),
+                "of float32's": (_number(row["pictures_per_second"]) / _number(base["pictures_per_second"])).round(2),
+                MEMORY: _number(row["peak_gib"]).round(1),
+                "of its memory": (_number(row["peak_gib"]) / _number(base["peak_gib"])).round(2),
+            }
+        )
     return made
 
 

@@ -42,16 +42,35 @@ from ovenet_core.inspection import (
 )
 
 # What the names of pictures begin with in each split, where this tells the split: the cities, and ADE20K's own word.
-NAMES = MappingProxyType({
-    "cityscapes": {
-        "train": ("aachen", "bochum", "bremen", "cologne", "darmstadt", "dusseldorf", "erfurt", "hamburg", "hanover",
-                  "jena", "krefeld", "monchengladbach", "strasbourg", "stuttgart", "tubingen", "ulm", "weimar",
-                  "zurich"),
-        "val": ("frankfurt", "lindau", "munster"),
-        "test": ("berlin", "bielefeld", "bonn", "leverkusen", "mainz", "munich"),
-    },
-    "ade20k": {"train": ("ADE_train",), "val": ("ADE_val",), "test": ("ADE_test",)},
-})
+NAMES = MappingProxyType(
+    {
+        "cityscapes": {
+            "train": (
+                "aachen",
+                "bochum",
+                "bremen",
+                "cologne",
+                "darmstadt",
+                "dusseldorf",
+                "erfurt",
+                "hamburg",
+                "hanover",
+                "jena",
+                "krefeld",
+                "monchengladbach",
+                "strasbourg",
+                "stuttgart",
+                "tubingen",
+                "ulm",
+                "weimar",
+                "zurich",
+            ),
+            "val": ("frankfurt", "lindau", "munster"),
+            "test": ("berlin", "bielefeld", "bonn", "leverkusen", "mainz", "munich"),
+        },
+        "ade20k": {"train": ("ADE_train",), "val": ("ADE_val",), "test": ("ADE_test",)},
+    }
+)
 _REQUIRED = ("train", "val")  # the splits that have to be there, unless others are asked for
 _MAX_SHARE = MappingProxyType({"ade20k": 0.01})  # of pictures in two splits that an official data set has by oversight
 
@@ -140,14 +159,23 @@ def examine(
     listed, samples, known = {}, [], set()
     for split, folders in _parts(data, splits).items():
         required = splits is not None or split in _REQUIRED
-        if found := [sample for folder in folders
-                     for sample in _list(data, root, split, folder, required, findings, known)]:
+        if found := [
+            sample for folder in folders for sample in _list(data, root, split, folder, required, findings, known)
+        ]:
             listed[split] = folders[0]
             samples += [(split, sample) for sample in found]
     _check_strays({sample.image.parent for _, sample in samples}, known, findings)
     if not listed and not findings:
-        findings.append(Finding("error", "empty split", root, "no pictures of any split",
-                                " or ".join(pattern for pattern in data.images), "check the folder"))
+        findings.append(
+            Finding(
+                "error",
+                "empty split",
+                root,
+                "no pictures of any split",
+                " or ".join(pattern for pattern in data.images),
+                "check the folder",
+            )
+        )
     _check_links(root, {path for _, s in samples for path in (s.image, s.label, s.instances)}, findings)
     with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
         inspected = pool.map(lambda pair: inspect(data, *pair), samples)
@@ -190,9 +218,12 @@ def _list(
     data: Benchmark, root: Path, split: str, folder: str, required: bool, findings: list[Finding], known: set[Path]
 ) -> list[Sample]:
     """The pictures of a folder with what belongs to them, as far as it is there; `known` gathers their files."""
-    patterns = {kind: [pattern.format(split=folder) for pattern in
-                       data.exceptions.get(folder, {}).get(kind, getattr(data, kind))]
-                for kind in ("images", "labels", "instances")}
+    patterns = {
+        kind: [
+            pattern.format(split=folder) for pattern in data.exceptions.get(folder, {}).get(kind, getattr(data, kind))
+        ]
+        for kind in ("images", "labels", "instances")
+    }
     stars = min(pattern.count("*") for several in patterns.values() for pattern in several)
     found = {}
     for kind in patterns:
@@ -211,36 +242,86 @@ def _list(
         found = {kind: {key: path for key, path in paths.items() if key in names} for kind, paths in found.items()}
     images, labels, instances = found.values()
     if labels and not images and not required:
-        findings.append(Finding("note", "labels without pictures", next(iter(labels.values())),
-                                f"{len(labels)} labels of {split} and no picture", "both, if it is to be used",
-                                "unpack its pictures to have it examined"))
+        findings.append(
+            Finding(
+                "note",
+                "labels without pictures",
+                next(iter(labels.values())),
+                f"{len(labels)} labels of {split} and no picture",
+                "both, if it is to be used",
+                "unpack its pictures to have it examined",
+            )
+        )
         return []
     if not images and required:
-        findings.append(Finding("error", "empty split", root, f"no pictures of {split}",
-                                " or ".join(patterns["images"]), "check the folder, or unpack the data set into it"))
+        findings.append(
+            Finding(
+                "error",
+                "empty split",
+                root,
+                f"no pictures of {split}",
+                " or ".join(patterns["images"]),
+                "check the folder, or unpack the data set into it",
+            )
+        )
     if folder in data.unlabelled:
         if labels and images:
-            findings.append(Finding("note", "labels of the test split", next(iter(labels.values())),
-                                    f"{len(labels)} labels of {split}", "none that count",
-                                    "they are dummies or withheld, and never read"))
+            findings.append(
+                Finding(
+                    "note",
+                    "labels of the test split",
+                    next(iter(labels.values())),
+                    f"{len(labels)} labels of {split}",
+                    "none that count",
+                    "they are dummies or withheld, and never read",
+                )
+            )
         labels, instances = {}, {}
     elif images and not labels and not required:
-        findings.append(Finding("note", "pictures without labels", next(iter(images.values())),
-                                f"{len(images)} pictures of {split} and no label", "both, if it is to be used",
-                                "unpack its labels to have it examined"))
+        findings.append(
+            Finding(
+                "note",
+                "pictures without labels",
+                next(iter(images.values())),
+                f"{len(images)} pictures of {split} and no label",
+                "both, if it is to be used",
+                "unpack its labels to have it examined",
+            )
+        )
         return []
     else:
         if patterns["instances"] and images and labels and not instances:
-            findings.append(Finding("warning", "no instances", root, f"none in {split}: iIoU cannot be scored",
-                                    " or ".join(patterns["instances"]), "unpack them, unless iIoU is not wanted"))
-        for alone, ours, theirs in (("image without label", images, labels), ("label without image", labels, images),
-                                    *([("image without instances", images, instances)] if instances else [])):
+            findings.append(
+                Finding(
+                    "warning",
+                    "no instances",
+                    root,
+                    f"none in {split}: iIoU cannot be scored",
+                    " or ".join(patterns["instances"]),
+                    "unpack them, unless iIoU is not wanted",
+                )
+            )
+        for alone, ours, theirs in (
+            ("image without label", images, labels),
+            ("label without image", labels, images),
+            *([("image without instances", images, instances)] if instances else []),
+        ):
             kind = {"image without label": "labels", "label without image": "images"}.get(alone, "instances")
-            findings += [Finding("error", alone, ours[key], f"nothing belongs to it in {split}",
-                                 " or ".join(patterns[kind]), "restore or rename that file, or remove this one")
-                         for key in sorted(ours.keys() - theirs.keys())]
-    return [Sample(name, images[key], labels.get(key), instances.get(key), _condition(data, images[key], findings))
-            for key, name in sorted(names.items(), key=lambda item: images[item[0]])]
+            findings += [
+                Finding(
+                    "error",
+                    alone,
+                    ours[key],
+                    f"nothing belongs to it in {split}",
+                    " or ".join(patterns[kind]),
+                    "restore or rename that file, or remove this one",
+                )
+                for key in sorted(ours.keys() - theirs.keys())
+            ]
+    return [
+        Sample(name, images[key], labels.get(key), instances.get(key), _condition(data, images[key], findings))
+        for key, name in sorted(names.items(), key=lambda item: images[item[0]])
+    ]
 
 
 def _condition(data: Benchmark, image: Path, findings: list[Finding]) -> str | None:
@@ -251,9 +332,7 @@ def _condition(data: Benchmark, image: Path, findings: list[Finding]) -> str | N
         return None
 
 
-def _of_list(
-    data: Benchmark, root: Path, split: str, names: Mapping, required: bool, findings: list[Finding]
-) -> dict:
+def _of_list(data: Benchmark, root: Path, split: str, names: Mapping, required: bool, findings: list[Finding]) -> dict:
     """Those of the pictures that the list of a split names."""
     file = root / data.lists.format(split=split)
     if not file.exists() and not required:
@@ -263,8 +342,17 @@ def _of_list(
     except DataError as error:
         findings.append(of_error("list of a split", error))
         return {}
-    findings += [Finding("error", "listed picture", file, f"{name} is listed", "a picture of that name",
-                         "restore it, or take it off the list") for name in sorted(listed - set(names.values()))]
+    findings += [
+        Finding(
+            "error",
+            "listed picture",
+            file,
+            f"{name} is listed",
+            "a picture of that name",
+            "restore it, or take it off the list",
+        )
+        for name in sorted(listed - set(names.values()))
+    ]
     return {key: name for key, name in names.items() if name in listed}
 
 
@@ -272,16 +360,32 @@ def _check_strays(folders: Iterable[Path], known: set[Path], findings: list[Find
     for folder in sorted(folders):
         for path in sorted(folder.iterdir()):
             if path not in known and path.suffix.lower() in (".png", ".jpg", ".jpeg") and path.name[0] != ".":
-                findings.append(Finding("warning", "picture of an unknown name", path, "is not read",
-                                        "a name as its neighbours have", "rename it, or remove it"))
+                findings.append(
+                    Finding(
+                        "warning",
+                        "picture of an unknown name",
+                        path,
+                        "is not read",
+                        "a name as its neighbours have",
+                        "rename it, or remove it",
+                    )
+                )
 
 
 def _check_links(root: Path, known: set[Path | None], findings: list[Finding]) -> None:
     for folder, subfolders, names in os.walk(root):
         for path in (Path(folder, name) for name in sorted(subfolders + names)):
             if path.is_symlink() and not path.exists() and path not in known:
-                findings.append(Finding("error", "dangling link", path, f"points to {os.readlink(path)}",
-                                        "something there", "mend or remove the link"))
+                findings.append(
+                    Finding(
+                        "error",
+                        "dangling link",
+                        path,
+                        f"points to {os.readlink(path)}",
+                        "something there",
+                        "mend or remove the link",
+                    )
+                )
 
 
 # -- Pictures compared with each other, and with the official data set
@@ -294,12 +398,27 @@ def _check_sizes(data: Benchmark, pictures: Sequence[Picture], findings: list[Fi
     for picture in pictures:
         if picture.size and picture.size != usual:
             rotated = picture.size == usual[::-1]
-            findings.append(Finding("error", "picture rotated" if rotated else "picture of another size",
-                                    picture.sample.image, f"{by(picture.size)} pixels",
-                                    f"{by(usual)} as the others", "restore it, with its label"))
+            findings.append(
+                Finding(
+                    "error",
+                    "picture rotated" if rotated else "picture of another size",
+                    picture.sample.image,
+                    f"{by(picture.size)} pixels",
+                    f"{by(usual)} as the others",
+                    "restore it, with its label",
+                )
+            )
     if usual != official:
-        findings.append(Finding("note", "size", pictures[0].sample.image, f"{by(usual)} pixels, as most pictures",
-                                f"{by(official)}", "scores are not comparable with published ones"))
+        findings.append(
+            Finding(
+                "note",
+                "size",
+                pictures[0].sample.image,
+                f"{by(usual)} pixels, as most pictures",
+                f"{by(official)}",
+                "scores are not comparable with published ones",
+            )
+        )
 
 
 def _check_names(data: Benchmark, pictures: Sequence[Picture], findings: list[Finding]) -> None:
@@ -308,9 +427,16 @@ def _check_names(data: Benchmark, pictures: Sequence[Picture], findings: list[Fi
         name = picture.sample.image.name
         belongs = next((split for prefix, split in prefixes.items() if name.startswith(f"{prefix}_")), None)
         if belongs and picture.split in NAMES[data.name] and belongs != picture.split:
-            findings.append(Finding("error", "picture of another split", picture.sample.image,
-                                    f"a picture of {belongs} in {picture.split}", f"pictures of {picture.split}",
-                                    "put it back, with its label"))
+            findings.append(
+                Finding(
+                    "error",
+                    "picture of another split",
+                    picture.sample.image,
+                    f"a picture of {belongs} in {picture.split}",
+                    f"pictures of {picture.split}",
+                    "put it back, with its label",
+                )
+            )
 
 
 def _check_duplicates(by_split: Mapping[str, Sequence[Picture]], tolerated: float, findings: list[Finding]) -> None:
@@ -318,42 +444,63 @@ def _check_duplicates(by_split: Mapping[str, Sequence[Picture]], tolerated: floa
     for picture in (picture for mine in by_split.values() for picture in mine if picture.label_digest):
         first = labels.setdefault(picture.label_digest, picture)
         if first is not picture and first.digest != picture.digest:
-            findings.append(Finding("warning", "the same label for two pictures", picture.sample.label,
-                                    f"the same as {first.sample.label.name}", "a label of its own",
-                                    "look at both, and restore the one that belongs to another picture"))
+            findings.append(
+                Finding(
+                    "warning",
+                    "the same label for two pictures",
+                    picture.sample.label,
+                    f"the same as {first.sample.label.name}",
+                    "a label of its own",
+                    "look at both, and restore the one that belongs to another picture",
+                )
+            )
     digests = {split: {p.digest: p for p in mine if p.digest} for split, mine in by_split.items()}
     for split, mine in by_split.items():
         for picture in mine:
             if picture.digest and (first := digests[split][picture.digest]) is not picture:
-                findings.append(Finding("warning", "duplicate within a split", picture.sample.image,
-                                        f"the same as {first.sample.image.name}", "different pictures", "remove one"))
+                findings.append(
+                    Finding(
+                        "warning",
+                        "duplicate within a split",
+                        picture.sample.image,
+                        f"the same as {first.sample.image.name}",
+                        "different pictures",
+                        "remove one",
+                    )
+                )
     for one, other in combinations(digests, 2):
         if same := digests[one].keys() & digests[other].keys():
             many = len(same) > tolerated * min(len(digests[one]), len(digests[other]))
-            findings += [Finding("error" if many else "warning", "the same picture in two splits",
-                                 digests[other][digest].sample.image, f"in {other}, and as "
-                                 f"{digests[one][digest].sample.image.name} in {one}", "different pictures",
-                                 "remove it, with its label, from the split that it does not belong to")
-                         for digest in same]
+            findings += [
+                Finding(
+                    "error" if many else "warning",
+                    "the same picture in two splits",
+                    digests[other][digest].sample.image,
+                    f"in {other}, and as {digests[one][digest].sample.image.name} in {one}",
+                    "different pictures",
+                    "remove it, with its label, from the split that it does not belong to",
+                )
+                for digest in same
+            ]
 
 
-def _table(
-    data: Benchmark, by_split: Mapping[str, Sequence[Picture]], encodings: Mapping[str, int]
-) -> pd.DataFrame:
+def _table(data: Benchmark, by_split: Mapping[str, Sequence[Picture]], encodings: Mapping[str, int]) -> pd.DataFrame:
     rows = []
     for split, pictures in by_split.items():
         official = data.official_counts.get(split, {})
         for condition in data.conditions or ("",):
             mine = [p for p in pictures if (p.sample.condition or "") == condition]
             sizes, counts = sorted({p.size for p in mine if p.size}), sum_counts(mine)
-            rows.append({
-                "split": split,
-                "condition": condition,
-                "pictures": len(mine),
-                "official": official.get(condition, pd.NA),
-                "size": " to ".join(dict.fromkeys(by(size) for size in (*sizes[:1], *sizes[-1:]))),
-                "ignored, %": 100 * ignored_share(data, counts, encodings[split]) if counts.any() else np.nan,
-            })
+            rows.append(
+                {
+                    "split": split,
+                    "condition": condition,
+                    "pictures": len(mine),
+                    "official": official.get(condition, pd.NA),
+                    "size": " to ".join(dict.fromkeys(by(size) for size in (*sizes[:1], *sizes[-1:]))),
+                    "ignored, %": 100 * ignored_share(data, counts, encodings[split]) if counts.any() else np.nan,
+                }
+            )
     columns = ("split", "condition", "pictures", "official", "size", "ignored, %")
     return pd.DataFrame(rows, columns=columns).astype({"pictures": int, "official": "Int64"})
 
@@ -362,12 +509,27 @@ def _check_counts(data: Benchmark, root: Path, table: pd.DataFrame, findings: li
     for row in table.dropna(subset="official").itertuples():
         where = f"{row.split}{f', {row.condition}' if row.condition else ''}"
         if row.pictures == 0 < row.official:
-            findings.append(Finding("error", "empty condition", root, f"no pictures in {where}",
-                                    f"{row.official}", "unpack the whole data set"))
+            findings.append(
+                Finding(
+                    "error",
+                    "empty condition",
+                    root,
+                    f"no pictures in {where}",
+                    f"{row.official}",
+                    "unpack the whole data set",
+                )
+            )
         elif row.pictures != row.official:
-            findings.append(Finding("warning", "number of pictures", root, f"{row.pictures} in {where}",
-                                    f"{row.official} as in the official data set",
-                                    "unpack it whole, unless a part or generated scenes are meant"))
+            findings.append(
+                Finding(
+                    "warning",
+                    "number of pictures",
+                    root,
+                    f"{row.pictures} in {where}",
+                    f"{row.official} as in the official data set",
+                    "unpack it whole, unless a part or generated scenes are meant",
+                )
+            )
 
 
 def _frequencies(data: Benchmark, histogram: Mapping, encodings: Mapping[str, int]) -> pd.DataFrame:
@@ -383,8 +545,16 @@ def _check_classes(data: Benchmark, root: Path, frequencies: pd.DataFrame, findi
     for split, shares in frequencies.items():
         if absent := list(shares.index[shares == 0]):
             names = ", ".join(absent[:10]) + (f" and {len(absent) - 10} others" if len(absent) > 10 else "")
-            findings.append(Finding("note", "absent classes", root, f"no pixel of {names} in {split}",
-                                    f"each of {data.num_classes} classes", "they get no score"))
+            findings.append(
+                Finding(
+                    "note",
+                    "absent classes",
+                    root,
+                    f"no pixel of {names} in {split}",
+                    f"each of {data.num_classes} classes",
+                    "they get no score",
+                )
+            )
 
 
 def _check_reading(data: Benchmark, root: Path, splits: Iterable[str], findings: list[Finding]) -> None:

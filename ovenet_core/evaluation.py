@@ -193,8 +193,10 @@ def evaluate(
         counted = tqdm(map_(count, mine), "scoring", len(mine), unit="picture", disable=not progress)
         for sample, outputs in zip(mine, counted, strict=True):
             if totals and outputs.keys() != totals.keys():
-                raise DataError(f"{sample.name}: predictions {', '.join(outputs)}, expected {', '.join(totals)} as for "
-                                "the pictures before; predict this one anew")
+                raise DataError(
+                    f"{sample.name}: predictions {', '.join(outputs)}, expected {', '.join(totals)} as for "
+                    "the pictures before; predict this one anew"
+                )
             for name, counts in outputs.items():
                 _add(totals.setdefault(name, {}), {sample.condition: counts})
                 pictures.setdefault(name, []).append(_of_picture(sample.name, counts))
@@ -287,10 +289,14 @@ def _checked(
     """A prediction as an array, of the size of the label, with classes that exist."""
     classes = prediction.numpy(force=True) if isinstance(prediction, Tensor) else prediction
     if classes.dtype != np.uint8 or classes.shape != size:
-        raise DataError(f"{sample.name}: {name} is {classes.dtype} of shape {classes.shape}, expected uint8 of shape "
-                        f"{size} as {sample.label}; predict it at the size of the label")
+        raise DataError(
+            f"{sample.name}: {name} is {classes.dtype} of shape {classes.shape}, expected uint8 of shape "
+            f"{size} as {sample.label}; predict it at the size of the label"
+        )
     if classes.size and classes.max() >= data.num_classes:
         unknown = [c for c in np.unique(classes).tolist() if c >= data.num_classes]
-        raise DataError(f"{sample.name}: {name} has classes {unknown}, expected train ids from 0 to "
-                        f"{data.num_classes - 1} of {data.name}; predict it with a network for this benchmark")
+        raise DataError(
+            f"{sample.name}: {name} has classes {unknown}, expected train ids from 0 to "
+            f"{data.num_classes - 1} of {data.name}; predict it with a network for this benchmark"
+        )
     return np.ascontiguousarray(classes)

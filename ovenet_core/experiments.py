@@ -144,8 +144,10 @@ def median_frequency_weights(pixel_shares: Sequence[float]) -> tuple[float, ...]
     After Eigen and Fergus, ICCV 2015, who take the share in the pictures that have the class; here it is in all.
     """
     if not pixel_shares or min(pixel_shares) <= 0:
-        raise DataError(f"pixel shares {tuple(pixel_shares)}: expected one above 0 for each class; "
-                        "leave out the ignored pixels, and classes that do not occur")
+        raise DataError(
+            f"pixel shares {tuple(pixel_shares)}: expected one above 0 for each class; "
+            "leave out the ignored pixels, and classes that do not occur"
+        )
     median = statistics.median(pixel_shares)
     return tuple(median / share for share in pixel_shares)
 
@@ -270,21 +272,27 @@ VARIANTS: dict[str, Variant] = {
     "ovenet": Variant("Tables 1 to 4; Table 5, row 2", {}),
     "hrnet-ocr": Variant("Table 1, the baseline with OCR", {"body": "hrnet_ocr", "offset_branch": None}),
     "ovenet-ocr": Variant("Table 1, OVeNet on HRNet + OCR", {"body": "hrnet_ocr"}),
-    "ovenet-frozen": Variant("Table 5, row 3; what batch-norm does is not said",
-                             {"frozen": True, "initial_run": "{scale}/hrnet"}),
+    "ovenet-frozen": Variant(
+        "Table 5, row 3; what batch-norm does is not said", {"frozen": True, "initial_run": "{scale}/hrnet"}
+    ),
     "ovenet-tau-1": Variant("Table 5, row 4", {"tau": 1.0}),
     "ovenet-tau-0.2": Variant("Table 5, row 5", {"tau": 0.2}),
     "ovenet-tau-0.2-ce": Variant("Table 5, row 6: cross-entropy without OHEM", {"tau": 0.2, "ohem": False}),
-    "ovenet-tau-0.2-branch-3": Variant("Table 5, row 7; the branch's modules are not said",
-                                       {"tau": 0.2, "offset_branch": 3}),
+    "ovenet-tau-0.2-branch-3": Variant(
+        "Table 5, row 7; the branch's modules are not said", {"tau": 0.2, "offset_branch": 3}
+    ),
     "ovenet-ce": Variant("ours: row 2 without OHEM, one change where row 6 has two", {"ohem": False}),
     "ovenet-branch-3": Variant("ours: row 2 from stage 3, one change where row 7 has two", {"offset_branch": 3}),
     "ovenet-probabilities": Variant("section 4.1, found inferior there", {"fuse_probabilities": True}),
     "ovenet-no-confidence-loss": Variant("ours: without equation 6", {"confidence_loss": False}),
-    "hrnet-loss-2": Variant("ours, a control: HRNet with the loss weight of OVeNet's semantic losses",
-                            {"offset_branch": None, "loss_weight": 2.0}),
-    "hrnet-wide": Variant("ours, a control: HRNet with about as many parameters as OVeNet",
-                          {"offset_branch": None, "width": "{wide}", "widened": True}),
+    "hrnet-loss-2": Variant(
+        "ours, a control: HRNet with the loss weight of OVeNet's semantic losses",
+        {"offset_branch": None, "loss_weight": 2.0},
+    ),
+    "hrnet-wide": Variant(
+        "ours, a control: HRNet with about as many parameters as OVeNet",
+        {"offset_branch": None, "width": "{wide}", "widened": True},
+    ),
 }
 TABLE_5 = tuple(name for name, variant in VARIANTS.items() if "Table 5" in variant.source)  # in the order of its rows
 SYSTEMS = ("hrnet", "ovenet", "hrnet-ocr", "ovenet-ocr")
@@ -317,6 +325,8 @@ def preset(name: str, **changes: Any) -> Experiment:
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"no experiment {name!r}; {hint}A name is SCALE/VARIANT; scales: {', '.join(SCALES)}; "
-                         f"variants: {', '.join(VARIANTS)}")
+        raise ValueError(
+            f"no experiment {name!r}; {hint}A name is SCALE/VARIANT; scales: {', '.join(SCALES)}; "
+            f"variants: {', '.join(VARIANTS)}"
+        )
     return PRESETS[name].override(**changes)

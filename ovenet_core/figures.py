@@ -22,9 +22,20 @@ from ovenet_core.runs import write_atomically
 PAGE, TALL = 7.0, 8.8  # inches: the text of a printed page
 DPI = 300
 STYLE = {  # sizes in points; what the legends call "small", 1/1.2 of 8.5, is the smallest text
-    "font.size": 8.5, "axes.titlesize": 8, "axes.titlepad": 2.5, "legend.fontsize": 7, "xtick.labelsize": 7,
-    "xtick.major.size": 2, "xtick.major.pad": 2, "axes.linewidth": 0.6, "lines.linewidth": 0.9, "patch.linewidth": 0.6,
-    "lines.markersize": 3, "legend.labelspacing": 0.25, "legend.handleheight": 0.9, "pdf.fonttype": 42,
+    "font.size": 8.5,
+    "axes.titlesize": 8,
+    "axes.titlepad": 2.5,
+    "legend.fontsize": 7,
+    "xtick.labelsize": 7,
+    "xtick.major.size": 2,
+    "xtick.major.pad": 2,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 0.9,
+    "patch.linewidth": 0.6,
+    "lines.markersize": 3,
+    "legend.labelspacing": 0.25,
+    "legend.handleheight": 0.9,
+    "pdf.fonttype": 42,
 }
 GAP, TITLE, LEGENDS = 0.05, 0.17, 1.2  # inches: between pictures, a line of text above them, the legends below
 NUMBERS = {"cityscapes": (3, 6, 9), "acdc": (4, 7, 10), "ade20k": (5, 8, 11)}  # of the paper's figures
@@ -113,9 +124,15 @@ def titles(names: tuple[str, str]) -> dict[str, str]:
     """What stands above the pictures of each kind."""
     baseline, ovenet = names
     return {
-        "input": "input", "label": "label", "baseline": baseline, "S_f": f"{ovenet}, fused $S_f$",
-        "S_i": f"{ovenet}, initial $S_i$", "offsets": "offsets $o$", "confidence": "confidence $F$",
-        "change": f"from {baseline} to {ovenet}", "wrong": "errors",
+        "input": "input",
+        "label": "label",
+        "baseline": baseline,
+        "S_f": f"{ovenet}, fused $S_f$",
+        "S_i": f"{ovenet}, initial $S_i$",
+        "offsets": "offsets $o$",
+        "confidence": "confidence $F$",
+        "change": f"from {baseline} to {ovenet}",
+        "wrong": "errors",
     }
 
 

@@ -49,11 +49,14 @@ def find_files(root: Path, patterns: Sequence[str], stars: int, alternatives: bo
                 path, key = root / name, match(rest).groups()[-stars:]
                 tops.add("/".join(top))
                 if len(tops) > 1:
-                    raise DataError(f"{root}: {' or '.join(patterns)} is in {' and in '.join(sorted(tops))}, expected "
-                                    "one data set; give one of these folders as the root, or remove the others")
+                    raise DataError(
+                        f"{root}: {' or '.join(patterns)} is in {' and in '.join(sorted(tops))}, expected "
+                        "one data set; give one of these folders as the root, or remove the others"
+                    )
                 if same := mine.get(key) or (not alternatives and found.get(key)):
-                    raise DataError(f"{path}: {same} is of the same name, expected one file for each; "
-                                    "remove one of them")
+                    raise DataError(
+                        f"{path}: {same} is of the same name, expected one file for each; remove one of them"
+                    )
                 mine[key] = path
             found = mine | found
         if found:
@@ -98,8 +101,9 @@ def decode(path: Path, flags: int, palette: bool = False) -> Shaped[np.ndarray, 
             else:
                 image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
-        raise DataError(f"{path}: damaged or cut ({len(data)} bytes), expected a whole PNG or JPEG file; "
-                        "fetch or unpack it again")
+        raise DataError(
+            f"{path}: damaged or cut ({len(data)} bytes), expected a whole PNG or JPEG file; fetch or unpack it again"
+        )
     return image
 
 
@@ -119,8 +123,10 @@ def decode_ids(path: Path, dtype: type, palette: bool = False) -> Shaped[np.ndar
     """
     ids = decode(path, cv2.IMREAD_UNCHANGED, palette)
     if ids.ndim != 2 or ids.dtype != dtype:
-        raise DataError(f"{path}: {ids.dtype} of shape {ids.shape}, expected one channel of {np.dtype(dtype)} with a "
-                        "value per pixel; give that file, not a coloured one or one of another depth")
+        raise DataError(
+            f"{path}: {ids.dtype} of shape {ids.shape}, expected one channel of {np.dtype(dtype)} with a "
+            "value per pixel; give that file, not a coloured one or one of another depth"
+        )
     return ids
 
 

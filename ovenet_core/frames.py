@@ -114,14 +114,20 @@ def open_pair(
     pair = Pair(data, *(models.load_trained(run, device=device) for run in (baseline_run, ovenet_run)))
     (baseline, _), (ovenet, _) = pair.baseline, pair.ovenet
     if baseline.offset_branch is not None:
-        raise ValueError(f"{baseline_run} is a run of OVeNet, expected a baseline without offsets as baseline_run; "
-                         "give a run of hrnet or hrnet-ocr")
+        raise ValueError(
+            f"{baseline_run} is a run of OVeNet, expected a baseline without offsets as baseline_run; "
+            "give a run of hrnet or hrnet-ocr"
+        )
     if ovenet.offset_branch is None:
-        raise ValueError(f"{ovenet_run} is a run of a network without offsets, expected OVeNet as ovenet_run; "
-                         "give a run of ovenet or ovenet-ocr")
+        raise ValueError(
+            f"{ovenet_run} is a run of a network without offsets, expected OVeNet as ovenet_run; "
+            "give a run of ovenet or ovenet-ocr"
+        )
     if baseline.benchmark != ovenet.benchmark:
-        raise DataError(f"{baseline_run} was trained on {baseline.benchmark}, {ovenet_run} on {ovenet.benchmark}; "
-                        "expected one data set: give two runs of the same")
+        raise DataError(
+            f"{baseline_run} was trained on {baseline.benchmark}, {ovenet_run} on {ovenet.benchmark}; "
+            "expected one data set: give two runs of the same"
+        )
     models.require_classes(ovenet, data)
     return pair
 
@@ -171,8 +177,10 @@ def captions(chosen: pd.DataFrame, total: int, names: tuple[str, str], score: st
     for name, row in chosen.iterrows():
         place = ", ".join(filter(None, [row["rule"], f"rank {row['rank']} of {total} by gain"]))
         gain = f"{row['gain']:+.1f}".replace("-", "\N{MINUS SIGN}")
-        found.append(f"{name}:  {place};  {SCORES[score]} {names[0]} {row['baseline']:.1f}%, "
-                     f"{names[1]} {row['S_f']:.1f}% ({gain})")
+        found.append(
+            f"{name}:  {place};  {SCORES[score]} {names[0]} {row['baseline']:.1f}%, "
+            f"{names[1]} {row['S_f']:.1f}% ({gain})"
+        )
     return found
 
 

@@ -24,19 +24,29 @@ GRIDS: dict[str, tuple[str, ...]] = {"table-5": TABLE_5, "systems": SYSTEMS, "st
 OPTIONS: dict[str, type] = dict.fromkeys(("data_root", "weights_root", "cache_folder", "device"), str)
 OPTIONS |= {"workers": int, "show_pictures": bool}  # parameters of notebook 02 that do not change the outcome
 EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a grid's keys: in words, and as a test
-    "scale": (f"one of {', '.join(SCALES)}, or a list of some of them",
-              lambda v: isinstance(v, list) and len(v) > 0 and all(n in list(SCALES) for n in v)),
-    "variants": (f"one of {', '.join(GRIDS)}, or a list of some of {', '.join(VARIANTS)}",
-                 lambda v: isinstance(v, list | tuple) and len(v) > 0 and all(n in list(VARIANTS) for n in v)),
-    "seeds": ("a list of whole numbers from 0 on",
-              lambda v: isinstance(v, list) and len(v) > 0 and all(type(n) is int and n >= 0 for n in v)),
-    "overrides": ("a mapping of fields of an experiment; initial_run is the variant's",
-                  lambda v: isinstance(v, dict) and "initial_run" not in v),
+    "scale": (
+        f"one of {', '.join(SCALES)}, or a list of some of them",
+        lambda v: isinstance(v, list) and len(v) > 0 and all(n in list(SCALES) for n in v),
+    ),
+    "variants": (
+        f"one of {', '.join(GRIDS)}, or a list of some of {', '.join(VARIANTS)}",
+        lambda v: isinstance(v, list | tuple) and len(v) > 0 and all(n in list(VARIANTS) for n in v),
+    ),
+    "seeds": (
+        "a list of whole numbers from 0 on",
+        lambda v: isinstance(v, list) and len(v) > 0 and all(type(n) is int and n >= 0 for n in v),
+    ),
+    "overrides": (
+        "a mapping of fields of an experiment; initial_run is the variant's",
+        lambda v: isinstance(v, dict) and "initial_run" not in v,
+    ),
     "root": ("a folder", lambda v: isinstance(v, str) and v != ""),
     "scores": ("true or false", lambda v: type(v) is bool),
 } | {name: (f"of type {kind.__name__}", lambda v, kind=kind: type(v) is kind) for name, kind in OPTIONS.items()}
-EXPECTED["data_root"] = ("a folder, or where there are several scales a mapping of each to its folder",
-                         lambda v: isinstance(v, str) or (isinstance(v, dict) and {*map(type, v.values())} == {str}))
+EXPECTED["data_root"] = (
+    "a folder, or where there are several scales a mapping of each to its folder",
+    lambda v: isinstance(v, str) or (isinstance(v, dict) and {*map(type, v.values())} == {str}),
+)
 PREDICTIONS = ("S_i", "S_s", "S_f")
 ORIGINS = ("data_fingerprint", "commit")  # in which cells of one table may differ
 SCORING = {"04_evaluation": "pictures.csv.gz", "08_offset_analysis": "offset_analysis.json"}  # what each leaves, last
@@ -173,8 +183,9 @@ class Grid:
                     raise GridError(f"{where}: overrides make {a} and {b} the same experiment; leave one of them out")
         roots = options.get("data_root", "")
         if set(roots) - set(grid.scale) if isinstance(roots, dict) else roots and len(grid.scale) > 1:
-            raise GridError(f"{where}: data_root is {roots!r} and scale is {[*grid.scale]}; expected "
-                            f"{EXPECTED['data_root'][0]}")
+            raise GridError(
+                f"{where}: data_root is {roots!r} and scale is {[*grid.scale]}; expected {EXPECTED['data_root'][0]}"
+            )
         return grid
 
     @classmethod
@@ -217,8 +228,12 @@ def scores(cells: Iterable[Cell]) -> pd.DataFrame:
     for cell in cells:
         if result := cell.result():
             miou = {name: 100 * score["miou"] for name, score in result["metrics"].items()}
-            rows.append({"scale": cell.scale, "variant": cell.variant, "seed": cell.seed} | miou
-                        | {"answer": miou.get("S_f", miou["S_i"])} | {origin: result[origin] for origin in ORIGINS})
+            rows.append(
+                {"scale": cell.scale, "variant": cell.variant, "seed": cell.seed}
+                | miou
+                | {"answer": miou.get("S_f", miou["S_i"])}
+                | {origin: result[origin] for origin in ORIGINS}
+            )
     return pd.DataFrame(rows, columns=["scale", "variant", "seed", *PREDICTIONS, "answer", *ORIGINS])
 
 

@@ -147,9 +147,7 @@ class Stage(nn.Module):
             new = conv_bn(width * 2 ** (number - 2), width * 2 ** (number - 1), stride=2)
             paths = [*(nn.Identity() for _ in range(number - 1)), nn.Sequential(new)]
         self.transition = nn.ModuleList(paths)
-        self.blocks = nn.ModuleList(
-            HighResolutionModule(number, width, blocks, align_corners) for _ in range(modules)
-        )
+        self.blocks = nn.ModuleList(HighResolutionModule(number, width, blocks, align_corners) for _ in range(modules))
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         # A path without a branch of its own (the new one; both in stage 2) starts from the lowest resolution.
@@ -160,13 +158,9 @@ class Stage(nn.Module):
         return tuple(features)
 
 
-def make_stages(
-    modules: dict[int, int], width: int, blocks: int, align_corners: bool, first: int = 2
-) -> nn.ModuleDict:
+def make_stages(modules: dict[int, int], width: int, blocks: int, align_corners: bool, first: int = 2) -> nn.ModuleDict:
     """Stages `first` to 4 with `modules[stage]` modules each, keyed by the stage's number."""
-    return nn.ModuleDict(
-        {str(n): Stage(n, modules[n], width, blocks, align_corners) for n in STAGES if n >= first}
-    )
+    return nn.ModuleDict({str(n): Stage(n, modules[n], width, blocks, align_corners) for n in STAGES if n >= first})
 
 
 def concatenate(features: Sequence[Tensor], align_corners: bool) -> Tensor:

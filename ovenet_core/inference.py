@@ -57,8 +57,10 @@ class Inference:
             raise ValueError(f"averaging is {self.averaging!r}; expected one of {', '.join(map(repr, AVERAGING))}")
         for side, step in zip(self.window, self.stride, strict=True):
             if side % GRID or step % GRID or side < 2 * SMALLEST or not 0 < step <= side:
-                raise ValueError(f"window is {self.window}, stride {self.stride}; expected multiples of {GRID}, "
-                                 f"windows of {2 * SMALLEST} or more and strides above 0 and no longer than they are")
+                raise ValueError(
+                    f"window is {self.window}, stride {self.stride}; expected multiples of {GRID}, "
+                    f"windows of {2 * SMALLEST} or more and strides above 0 and no longer than they are"
+                )
 
     @classmethod
     def for_crop(

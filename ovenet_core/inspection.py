@@ -84,32 +84,61 @@ def inspect(data: Benchmark, split: str, sample: Sample) -> Picture:
         picture.digest, picture.size = hashlib.sha256(files.load(sample.image)).digest(), image.shape[:2]
         channels = 1 if image.ndim == 2 else image.shape[2]
         if channels == 1 and label is not None and label.ndim == 3:
-            found("error", "image and label swapped", sample.image, f"grey, and {sample.label.name} in colour",
-                  "the image in colour, and label values in one channel", "exchange the two files")
+            found(
+                "error",
+                "image and label swapped",
+                sample.image,
+                f"grey, and {sample.label.name} in colour",
+                "the image in colour, and label values in one channel",
+                "exchange the two files",
+            )
             return picture
         if image.dtype != np.uint8:
             found("error", "16 bit image", sample.image, f"{image.dtype}", "8 bits to a channel", "restore the file")
         if channels != 3:
-            found("error" if camera else "note", f"image of {channels} channels", sample.image,
-                  "grey" if channels == 1 else f"{channels} channels", "red, green and blue",
-                  "restore the file" if camera else "it is read as red, green and blue")
+            found(
+                "error" if camera else "note",
+                f"image of {channels} channels",
+                sample.image,
+                "grey" if channels == 1 else f"{channels} channels",
+                "red, green and blue",
+                "restore the file" if camera else "it is read as red, green and blue",
+            )
     if label is None:
         return picture
     if label.ndim == 3:
-        found("error", "colour label", sample.label, f"{label.shape[2]} channels", "one channel of label values",
-              "give the file of label values, not its picture in colours")
+        found(
+            "error",
+            "colour label",
+            sample.label,
+            f"{label.shape[2]} channels",
+            "one channel of label values",
+            "give the file of label values, not its picture in colours",
+        )
     elif label.dtype != np.uint8:
         kind = "16 bit label" if label.dtype == np.uint16 else "label of another depth"
-        found("error", kind, sample.label, f"{label.dtype}", "uint8 label values",
-              "give the file of label values, not that of the instances")
+        found(
+            "error",
+            kind,
+            sample.label,
+            f"{label.dtype}",
+            "uint8 label values",
+            "give the file of label values, not that of the instances",
+        )
     else:
         picture.counts = np.bincount(label.ravel(), minlength=256)
         if np.count_nonzero(picture.counts) > 1:
             picture.label_digest = hashlib.blake2b(label.tobytes()).digest()
     if image is not None and label.shape[:2] != image.shape[:2]:
         rotated = label.shape[:2] == image.shape[1::-1]
-        found("error", "label rotated" if rotated else "sizes differ", sample.label, f"{by(label.shape)} pixels",
-              f"{by(image.shape)} as {sample.image.name}", "restore them")
+        found(
+            "error",
+            "label rotated" if rotated else "sizes differ",
+            sample.label,
+            f"{by(label.shape)} pixels",
+            f"{by(image.shape)} as {sample.image.name}",
+            "restore them",
+        )
     if sample.instances is not None and picture.counts is not None:
         _inspect_instances(data, picture, label, findings)
     return picture
@@ -129,9 +158,16 @@ def _inspect_instances(data: Benchmark, picture: Picture, label: np.ndarray, fin
     picture.as_instances = differing[0] <= _DIFFERING
     # A label in train ids belongs to its picture: `check_labels` tells what is wrong with it.
     if (share := min(differing)) > _DIFFERING:
-        findings.append(Finding("error", "label and instances differ", sample.label,
-                                f"{100 * share:.0f}% of the pixels have another class in {sample.instances.name}",
-                                "the same", "restore the one of the two that belongs to another picture"))
+        findings.append(
+            Finding(
+                "error",
+                "label and instances differ",
+                sample.label,
+                f"{100 * share:.0f}% of the pixels have another class in {sample.instances.name}",
+                "the same",
+                "restore the one of the two that belongs to another picture",
+            )
+        )
 
 
 def by(shape: tuple[int, ...]) -> str:
@@ -146,8 +182,11 @@ def check_labels(data: Benchmark, root: Path, pictures: Sequence[Picture], findi
         return 0
     present = np.stack([picture.counts > 0 for picture in pictures])
     fits = np.stack([~present[:, sorted(set(range(256)) - set(table))].any(axis=1) for table in data.encodings])
-    named = [picture.sample.label.match(f"*{pattern.rpartition('*')[2]}") for picture in pictures[:1]
-             for pattern in data.labels]
+    named = [
+        picture.sample.label.match(f"*{pattern.rpartition('*')[2]}")
+        for picture in pictures[:1]
+        for pattern in data.labels
+    ]
     encoding = max(range(len(fits)), key=lambda index: (fits[index].sum(), named[index]))
     ignored = np.array([ignored_share(data, picture.counts, encoding) for picture in pictures])
     train_ids = np.arange(256) >= data.num_classes
@@ -167,22 +206,45 @@ def check_labels(data: Benchmark, root: Path, pictures: Sequence[Picture], findi
             kind, remedy = "unknown label values", "give the data set in its original encoding"
             what = f"label values {files.in_words(unknown)} do not exist"
         elif ignored[index] == 1:
-            findings.append(Finding("warning", "label without a class", picture.sample.label, "every pixel is ignored",
-                                    "some class", "leave the picture out, unless that is meant"))
+            findings.append(
+                Finding(
+                    "warning",
+                    "label without a class",
+                    picture.sample.label,
+                    "every pixel is ignored",
+                    "some class",
+                    "leave the picture out, unless that is meant",
+                )
+            )
             continue
         else:
             continue
         findings.append(Finding("error", kind, picture.sample.label, what, expected, remedy))
     if (ignored == 1).all():
-        findings.append(Finding("error", "dummy labels", root, f"all {len(ignored)} labels of {pictures[0].split} have "
-                                "no class", "labels with classes", "restore them, or leave this split out of training "
-                                "and scores; the labels of test splits are often such dummies"))
+        findings.append(
+            Finding(
+                "error",
+                "dummy labels",
+                root,
+                f"all {len(ignored)} labels of {pictures[0].split} have no class",
+                "labels with classes",
+                "restore them, or leave this split out of training "
+                "and scores; the labels of test splits are often such dummies",
+            )
+        )
     total = sum_counts(pictures)
     if data.name == "ade20k" and len(pictures) >= 20 and total[0] > total[1] and not total[150]:
         severity = "error" if len(pictures) >= _MANY else "warning"
-        findings.append(Finding(severity, "labels shifted by one?", root, f"value 0 has more pixels than 1 (wall) in "
-                                f"{pictures[0].split}, and no pixel has 150", "0 for others, 1 to 150 for classes",
-                                "look at the pictures: if the classes are shifted, restore the labels"))
+        findings.append(
+            Finding(
+                severity,
+                "labels shifted by one?",
+                root,
+                f"value 0 has more pixels than 1 (wall) in {pictures[0].split}, and no pixel has 150",
+                "0 for others, 1 to 150 for classes",
+                "look at the pictures: if the classes are shifted, restore the labels",
+            )
+        )
     return encoding
 
 

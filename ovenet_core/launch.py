@@ -1,7 +1,7 @@
 """Starting a run: from names and folders to a trainer, in this process or in several by torchrun.
 
-    python -m ovenet_core.training EXPERIMENT                              one process
-    torchrun --nproc-per-node 4 -m ovenet_core.training EXPERIMENT         four, on one machine
+python -m ovenet_core.training EXPERIMENT                              one process
+torchrun --nproc-per-node 4 -m ovenet_core.training EXPERIMENT         four, on one machine
 """
 
 import argparse
@@ -107,8 +107,10 @@ def open_run(
     places = [weights_root] if weights_root else [project / "weights", project / "../shared/weights"]
     baseline = initial_run or (str(project / "runs" / spec.initial_run / f"seed{seed}") if spec.initial_run else None)
     if baseline and not initial_run and not begun and not Path(baseline, "result.json").exists():
-        raise ValueError(f"{experiment} starts from a finished run of {spec.initial_run}, seed {seed}: there is none "
-                         f"in {baseline}; train that first, or give the folder of such a run as initial_run")
+        raise ValueError(
+            f"{experiment} starts from a finished run of {spec.initial_run}, seed {seed}: there is none "
+            f"in {baseline}; train that first, or give the folder of such a run as initial_run"
+        )
     return Trainer(
         spec,
         root,
@@ -134,8 +136,9 @@ def train_in_processes(number: int, project: Path, experiment: str, overrides: d
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
     command += ["--max-restarts=1", "-m", "ovenet_core.training", experiment, f"--project={project}"]
-    command += [f"--set={yaml.safe_dump({n: v}, default_flow_style=True, width=10**6).strip()}" for n, v in
-                overrides.items()]
+    command += [
+        f"--set={yaml.safe_dump({n: v}, default_flow_style=True, width=10**6).strip()}" for n, v in overrides.items()
+    ]
     command += [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if value not in ("", None)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         try:
@@ -147,21 +150,33 @@ def train_in_processes(number: int, project: Path, experiment: str, overrides: d
             process.wait()
             raise
     if process.returncode:
-        raise RuntimeError(f"training in {number} processes ended with status {process.returncode}; the first error in "
-                           "the log above is the cause. Run this again to go on from the last snapshot")
+        raise RuntimeError(
+            f"training in {number} processes ended with status {process.returncode}; the first error in "
+            "the log above is the cause. Run this again to go on from the last snapshot"
+        )
 
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser("ovenet_core.training", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "ovenet_core.training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("experiment", help="a preset, such as scenes/ovenet or cityscapes/ovenet")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", dest="overrides",
-                        help="change a field of the experiment, such as epochs=2 or crop=[128,256]; may be repeated")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        dest="overrides",
+        help="change a field of the experiment, such as epochs=2 or crop=[128,256]; may be repeated",
+    )
     parser.add_argument("--seed", type=int, default=0)
     for name, text in {
-        "data-root": "folder of the pictures", "weights-root": "folder of the initial weights",
-        "run-folder": "where the run's files go", "initial-run": "finished run that a frozen experiment starts from",
-        "device": "cpu or cuda", "cache-folder": "folder for decoded pictures",
+        "data-root": "folder of the pictures",
+        "weights-root": "folder of the initial weights",
+        "run-folder": "where the run's files go",
+        "initial-run": "finished run that a frozen experiment starts from",
+        "device": "cpu or cuda",
+        "cache-folder": "folder for decoded pictures",
     }.items():
         parser.add_argument(f"--{name}", default="", help=f"{text}; by default the usual one")
     parser.add_argument("--workers", type=int, default=0, help="processes that prepare pictures, for each process")

@@ -74,9 +74,11 @@ class Batches:
         most, fewest = len(shares[0]), len(shares[-1])
         self.steps = math.ceil(most / (micro_batch or most))
         if self.steps > fewest:
-            raise ValueError(f"batch_size {batch_size} gives some of {processes} processes {fewest} pictures, which "
-                             f"cannot be shown in {self.steps} parts (micro_batch {micro_batch}): start fewer "
-                             "processes, or raise batch_size or micro_batch")
+            raise ValueError(
+                f"batch_size {batch_size} gives some of {processes} processes {fewest} pictures, which "
+                f"cannot be shown in {self.steps} parts (micro_batch {micro_batch}): start fewer "
+                "processes, or raise batch_size or micro_batch"
+            )
         parts = [np.array_split(share, self.steps) for share in shares]
         self.parts = parts[rank]
         self.weights = [sum(map(len, together)) / batch_size for together in zip(*parts, strict=True)]

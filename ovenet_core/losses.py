@@ -77,8 +77,10 @@ def _kth_probability(probability: Tensor, labels: Tensor, threshold: float, min_
 def require_class_weights(class_weights: Sized | None, num_classes: int) -> None:
     """Raise ValueError unless there is one weight for each class, or none at all."""
     if class_weights is not None and len(class_weights) != num_classes:
-        raise ValueError(f"class_weights has {len(class_weights)} values, expected {num_classes}: set class_weights: "
-                         "null or give one for each class")
+        raise ValueError(
+            f"class_weights has {len(class_weights)} values, expected {num_classes}: set class_weights: "
+            "null or give one for each class"
+        )
 
 
 def _weight_of(labels: Tensor, class_weights: Tensor) -> Tensor:
@@ -234,9 +236,7 @@ class OVeNetLoss(nn.Module):
 
     def auxiliary_in_reference(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Mean over all pixels, ignored ones counting as 0."""
-        total = nnf.cross_entropy(
-            logits, labels.long(), self.class_weights, ignore_index=IGNORE, reduction="sum"
-        )
+        total = nnf.cross_entropy(logits, labels.long(), self.class_weights, ignore_index=IGNORE, reduction="sum")
         return total / labels.numel()
 
     def confidence(self, prediction: Prediction, labels: Labels) -> Tensor:

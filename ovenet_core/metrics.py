@@ -13,8 +13,14 @@ from torch import Tensor
 
 # Pixels of an average instance in Cityscapes, by which its evaluation weighs instances (Cordts et al., section 4.1).
 INSTANCE_SIZES = {
-    "person": 3462.4756337644, "rider": 3930.4788056518, "car": 12794.0202738185, "truck": 27855.1264367816,
-    "bus": 35732.1511111111, "train": 67583.7075812274, "motorcycle": 6298.7200839748, "bicycle": 4672.3249222261,
+    "person": 3462.4756337644,
+    "rider": 3930.4788056518,
+    "car": 12794.0202738185,
+    "truck": 27855.1264367816,
+    "bus": 35732.1511111111,
+    "train": 67583.7075812274,
+    "motorcycle": 6298.7200839748,
+    "bicycle": 4672.3249222261,
 }
 
 
@@ -35,8 +41,10 @@ class ConfusionMatrix:
         # Ignored pixels get a row of their own, which is dropped: no copy of the valid ones is made.
         cell = label.to(torch.int32, copy=True).clamp_(max=classes).mul_(classes).add_(prediction)
         if prediction.numel() and not 0 <= prediction.min() <= prediction.max() < classes:
-            raise ValueError(f"predicted classes from {prediction.min()} to {prediction.max()}, expected train ids "
-                             f"from 0 to {classes - 1}")
+            raise ValueError(
+                f"predicted classes from {prediction.min()} to {prediction.max()}, expected train ids "
+                f"from 0 to {classes - 1}"
+            )
         counts = torch.bincount(cell.flatten(), minlength=classes * (classes + 1))
         self.counts = self.counts.to(counts.device) + counts.view(classes + 1, classes)[:classes]
 
@@ -125,8 +133,10 @@ def instance_shares(
     idents, predicted = instances[counted].astype(np.int64), prediction[counted]
     owner = lookup[idents // 1000]
     sizes = np.bincount(idents)
-    found = [np.bincount(idents[right], minlength=len(sizes))
-             for right in (predicted == owner, category[predicted] == category[owner])]
+    found = [
+        np.bincount(idents[right], minlength=len(sizes))
+        for right in (predicted == owner, category[predicted] == category[owner])
+    ]
     present = np.flatnonzero(sizes)
     shares = [*(hits[present] / sizes[present] for hits in found), np.ones(len(present))]
     return np.stack([np.bincount(lookup[present // 1000], share, minlength=classes) for share in shares])

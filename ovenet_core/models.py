@@ -54,11 +54,15 @@ def labelled_samples(data: Benchmark, root: str | Path, field: str, split: str) 
     samples = data.samples(root, split)
     if without := [sample.image for sample in samples if sample.label is None]:
         labelled = [name for name, folders in data.splits.items() if not set(folders) & set(data.unlabelled)]
-        raise DataError(f"{field} is {split!r}, in which {len(without)} pictures have no label, such as {without[0]}; "
-                        f"expected a split with labels: choose one of {', '.join(labelled)}")
+        raise DataError(
+            f"{field} is {split!r}, in which {len(without)} pictures have no label, such as {without[0]}; "
+            f"expected a split with labels: choose one of {', '.join(labelled)}"
+        )
     if not any((data.read_label(sample) != IGNORE).any() for sample in samples):
-        raise DataError(f"{field} is {split!r}, and no pixel of its {len(samples)} labels has a class, such as "
-                        f"{samples[0].label}; expected labels: restore them, or choose another split")
+        raise DataError(
+            f"{field} is {split!r}, and no pixel of its {len(samples)} labels has a class, such as "
+            f"{samples[0].label}; expected labels: restore them, or choose another split"
+        )
     return samples
 
 
@@ -98,8 +102,10 @@ def load_trained(
     if source.is_dir():
         source, experiment = source / "checkpoint.safetensors", run_experiment(source)
         if not source.exists():
-            raise FileNotFoundError(f"no checkpoint at {source}: the run is not finished, or its weights were not "
-                                    "kept; run it (again), or give another folder")
+            raise FileNotFoundError(
+                f"no checkpoint at {source}: the run is not finished, or its weights were not "
+                "kept; run it (again), or give another folder"
+            )
     elif experiment is None:
         raise ValueError(f"{source} is no run folder: give the experiment that the weights are of as well")
     network = build_network(experiment, benchmark(experiment.benchmark).num_classes)
@@ -112,8 +118,10 @@ def require_classes(experiment: Experiment, data: Benchmark) -> None:
     """Raise DataError unless the network of an experiment predicts the classes of a data set."""
     own = benchmark(experiment.benchmark)
     if own.class_names != data.class_names:
-        raise DataError(f"the network has the {own.num_classes} classes of {own.name}, expected the {data.num_classes} "
-                        f"of {data.name}; give another run_folder, or another data_set")
+        raise DataError(
+            f"the network has the {own.num_classes} classes of {own.name}, expected the {data.num_classes} "
+            f"of {data.name}; give another run_folder, or another data_set"
+        )
 
 
 def identity(source: str | Path, experiment: Experiment) -> dict[str, str]:
@@ -136,8 +144,9 @@ def load_weights(network: OVeNet, state: dict[str, Tensor], source: str) -> None
     """
     if is_ours(state):
         if difference := first_difference(state, network.state_dict()):
-            raise ValueError(f"{source} is of another network: {difference}; give a file of this network, or its "
-                             "experiment")
+            raise ValueError(
+                f"{source} is of another network: {difference}; give a file of this network, or its experiment"
+            )
         network.load_state_dict(state)
         return
     try:
@@ -145,8 +154,10 @@ def load_weights(network: OVeNet, state: dict[str, Tensor], source: str) -> None
     except KeyError as error:
         raise ValueError(f"{error.args[0]}; give a file of this network, or its experiment") from error
     if report.initial:
-        raise ValueError(f"{source} has no weights for {', '.join(report.initial)}: it is not a trained network of "
-                         "this experiment; give another file, or its experiment")
+        raise ValueError(
+            f"{source} has no weights for {', '.join(report.initial)}: it is not a trained network of "
+            "this experiment; give another file, or its experiment"
+        )
 
 
 def initialise(
@@ -168,8 +179,9 @@ def initialise(
         reports.append(str(load_official(network, read_state(weights), name, experiment.widened)))
     if experiment.initial_run:
         if initial_run is None:
-            raise ValueError(f"the experiment starts from a finished run of {experiment.initial_run}: give its folder "
-                             "as initial_run")
+            raise ValueError(
+                f"the experiment starts from a finished run of {experiment.initial_run}: give its folder as initial_run"
+            )
         reports.append(load_baseline(network, initial_run))
     return "\n".join(reports) or "random"
 
@@ -189,8 +201,10 @@ def load_baseline(network: OVeNet, run_folder: str | Path) -> str:
     state = {n: t for n, t in read_state(file).items() if n.split(".")[0] != "offset_head"}
     own = {n: t for n, t in network.state_dict().items() if n.split(".")[0] != "offset_head"}
     if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in own.items()}:
-        raise ValueError(f"{run_folder} is a run of {experiment.body}, width {experiment.width}, on "
-                         f"{experiment.benchmark}: its network is another one; give the run of the baseline")
+        raise ValueError(
+            f"{run_folder} is a run of {experiment.body}, width {experiment.width}, on "
+            f"{experiment.benchmark}: its network is another one; give the run of the baseline"
+        )
     network.load_state_dict(state, strict=False)
     digest = identity(run_folder, experiment)["weights"][:12]
     return f"trunk and semantic head from a run of configuration {experiment.config_hash}, weights {digest}"
@@ -203,6 +217,7 @@ def run_experiment(run_folder: str | Path) -> Experiment:
             try:
                 return Experiment.from_json(read_result(file)["experiment"])
             except (KeyError, TypeError) as error:
-                raise SnapshotError(f"{file} has no experiment ({error!r}); it is damaged: restore it, or give another "
-                                    "run folder") from error
+                raise SnapshotError(
+                    f"{file} has no experiment ({error!r}); it is damaged: restore it, or give another run folder"
+                ) from error
     raise FileNotFoundError(f"{run_folder} has no result.json or config.json: it is no run folder; give one")

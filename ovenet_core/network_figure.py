@@ -21,7 +21,11 @@ from ovenet_core.frames import Frame, Region, regions
 from ovenet_core.overview import METHOD, OFFSET, SEMANTIC, TRUNK, arrow, box
 
 ENLARGED = {  # what is shown of the region that fusion repaired
-    "seeds": "seeds $p + o(p)$", "S_i": "$S_i$", "S_s": "$S_s$", "S_f": "$S_f$", "label": "label",
+    "seeds": "seeds $p + o(p)$",
+    "S_i": "$S_i$",
+    "S_s": "$S_s$",
+    "S_f": "$S_f$",
+    "label": "label",
     "fusion": "$S_i$ to $S_f$",
 }
 
@@ -73,8 +77,11 @@ def network_figure(frame: Frame, data: Benchmark) -> Figure:
         scale = tensors(ax, frame, data, rows, side, longest, part)
         ax.set(xlim=(0, PAGE), ylim=(0, tall))
         ax.set_axis_off()
-        page.text(tall, "The framed region, enlarged: pixels that fusion changed, with arrows to their seeds; "
-                  "predictions; label; what fusion did.")
+        page.text(
+            tall,
+            "The framed region, enlarged: pixels that fusion changed, with arrows to their seeds; "
+            "predictions; label; what fusion did.",
+        )
         left, upper, wide, high = part
         top = tall + 2 * TITLE
         for place, kind in enumerate(ENLARGED):
@@ -107,9 +114,12 @@ def tensors(
     for (title, planes), centre in zip(shown.items(), ((3.0, top), (5.16, middle), (5.16, bottom)), strict=True):
         stack(ax, centre, planes, title, scale, side)
     for kind, centre, title in (
-        ("input", (0.51, (top + middle) / 2), "input"), ("label", (0.51, bottom), "label"),
-        ("offsets", (3.0, middle), "offsets $o$"), ("confidence", (3.0, bottom), "confidence $F$"),
-        ("S_i", (6.49, top), "$S_i$, initial"), ("S_s", (6.49, middle), "$S_s$, seed-based"),
+        ("input", (0.51, (top + middle) / 2), "input"),
+        ("label", (0.51, bottom), "label"),
+        ("offsets", (3.0, middle), "offsets $o$"),
+        ("confidence", (3.0, bottom), "confidence $F$"),
+        ("S_i", (6.49, top), "$S_i$, initial"),
+        ("S_s", (6.49, middle), "$S_s$, seed-based"),
         ("S_f", (6.49, bottom), "$S_f$, fused"),
     ):
         titled(ax, centre, picture(kind, frame, data, longest), title, side)
@@ -172,8 +182,13 @@ def flow(ax: Axes, rows: Sequence[float], high: float) -> None:
     arrow(ax, (3.72, top), (3.72, bottom + 0.21))
     arrow(ax, (4.24, top), (4.24, middle + 0.25))
     arrow(ax, (4.56, middle), (4.7, middle))
-    arrow(ax, (4.85, middle - high / 2), (4.85, middle - high / 2 - 0.09), (4.35, middle - high / 2 - 0.09),
-          (4.35, bottom + 0.21))
+    arrow(
+        ax,
+        (4.85, middle - high / 2),
+        (4.85, middle - high / 2 - 0.09),
+        (4.35, middle - high / 2 - 0.09),
+        (4.35, bottom + 0.21),
+    )
     arrow(ax, (3.46, bottom), (3.62, bottom))
     arrow(ax, (4.56, bottom), (4.7, bottom))
     box(ax, (4.24, middle), (0.64, 0.5), "resample\nat\n$p + o(p)$", METHOD)

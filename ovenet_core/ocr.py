@@ -53,9 +53,7 @@ class OCR(nn.Module):
         dropout: rate after the last layer (0.05 in the reference code; not specified in the paper).
     """
 
-    def __init__(
-        self, in_channels: int, channels: int, key_channels: int, align_corners: bool, dropout: float = 0.05
-    ):
+    def __init__(self, in_channels: int, channels: int, key_channels: int, align_corners: bool, dropout: float = 0.05):
         super().__init__()
         self.pixels = ConcatenatedConv(in_channels, channels, align_corners, kernel=3)
         self.attention = ObjectAttention(channels, key_channels)

@@ -270,8 +270,13 @@ class Analysis:
         """For JSON: the tables, as lists of rows; None where there is no number."""
         frames = {"table": self.table, "scores": self.scores, "pictures": self.pictures}
         frames |= {"reliability": self.reliability(), "angles": self.angle_shares().to_frame("share")}
-        return {name: [{k: number(v) if isinstance(v, float) else v for k, v in row.items()}
-                       for row in frame.reset_index().to_dict("records")] for name, frame in frames.items()}
+        return {
+            name: [
+                {k: number(v) if isinstance(v, float) else v for k, v in row.items()}
+                for row in frame.reset_index().to_dict("records")
+            ]
+            for name, frame in frames.items()
+        }
 
 
 def _row(found: Measured, chosen: Bool[np.ndarray, "classes distances"]) -> dict[str, float]:

@@ -84,10 +84,16 @@ def predict_split(
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{twice}: two pictures of this name, expected one; predict them into folders of their own")
     saved = SavedPredictions(Path(folder), outputs)
-    _claim(saved.folder, {
-        **identity, "benchmark": data.name, "inference": asdict(inference), "outputs": outputs,
-        "picture_size": picture_size,
-    })
+    _claim(
+        saved.folder,
+        {
+            **identity,
+            "benchmark": data.name,
+            "inference": asdict(inference),
+            "outputs": outputs,
+            "picture_size": picture_size,
+        },
+    )
     for output in outputs:
         (saved.folder / output).mkdir(exist_ok=True)
     for sample in tqdm(samples, desc="predicting", unit="picture", disable=not progress):
@@ -108,14 +114,18 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not file.exists():
         if found := next((path for path in folder.iterdir() if not path.name.startswith(".")), None):
-            raise DataError(f"{folder}: {found.name} and no identity.json is in it, expected predictions or nothing; "
-                            "give another folder")
+            raise DataError(
+                f"{folder}: {found.name} and no identity.json is in it, expected predictions or nothing; "
+                "give another folder"
+            )
         write_json(file, identity)
     mine, other = _flat(identity), _flat(json.loads(file.read_text()))
     if differing := [name for name in {**mine, **other} if mine.get(name) != other.get(name)]:
-        raise DataError(f"{folder} holds other predictions. These and those differ in "
-                        f"{'; '.join(f'{n}: {mine.get(n)!r}, {other.get(n)!r}' for n in differing)}. "
-                        "Give another folder, or delete this one")
+        raise DataError(
+            f"{folder} holds other predictions. These and those differ in "
+            f"{'; '.join(f'{n}: {mine.get(n)!r}, {other.get(n)!r}' for n in differing)}. "
+            "Give another folder, or delete this one"
+        )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

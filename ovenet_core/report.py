@@ -1,6 +1,6 @@
 """All tables, the claims and the costs from the runs in a folder, as files; and the README's section of results.
 
-    python -m ovenet_core.report            from results/ to results/tables/ and README.md
+python -m ovenet_core.report            from results/ to results/tables/ and README.md
 """
 
 import argparse
@@ -26,13 +26,17 @@ from ovenet_core.tables import Table, architecture, commit_note, escaped, paper_
 SCALES = ("camvid", "camvid-half", "scenes")
 SIZES = {"camvid": "full", "camvid-half": "half"}  # the scales of the README's section, and their size in a word
 BEGIN, END = "<!-- results: written by `make results` -->", "<!-- end of results -->"
-EXPLAINED = ("*Seeds* are random seeds. An interval (95%) is over pictures and seeds, or over seeds; that of one seed "
-             "is over pictures alone and says nothing of other seeds, however narrow it is. A verdict needs three "
-             "seeds of each system and an interval on one side of the bound; *not testable here* is what no run was "
-             "made for here. `make results` computes all of it from the runs that are named.")
+EXPLAINED = (
+    "*Seeds* are random seeds. An interval (95%) is over pictures and seeds, or over seeds; that of one seed "
+    "is over pictures alone and says nothing of other seeds, however narrow it is. A verdict needs three "
+    "seeds of each system and an interval on one side of the bound; *not testable here* is what no run was "
+    "made for here. `make results` computes all of it from the runs that are named."
+)
 
-BY_WIDTH = ("Intervals (95%) are t intervals over random seeds, of the claims' runs. Pixels are those of the label; a "
-            "cell of the network's grid is 4 of them wide where pictures are seen whole, 8 at half size.")
+BY_WIDTH = (
+    "Intervals (95%) are t intervals over random seeds, of the claims' runs. Pixels are those of the label; a "
+    "cell of the network's grid is 4 of them wide where pictures are seen whole, 8 at half size."
+)
 LONG = ("measure", "runs", NEXT)  # columns of words, which no printed page has room for
 
 
@@ -59,8 +63,10 @@ class Report:
     @cached_property
     def frames(self) -> dict[str, tuple[str, pd.DataFrame]]:
         """By name of file, the title and the rows of what has other columns: Table 6, claims, causes, costs, runs."""
-        frames = {"table6": ("Table 6: the architecture, reported and as built", architecture().reset_index()),
-                  "runs": ("Every result.json: counted, or why it is not", self.found.status)}
+        frames = {
+            "table6": ("Table 6: the architecture, reported and as built", architecture().reset_index()),
+            "runs": ("Every result.json: counted, or why it is not", self.found.status),
+        }
         steps = {key: time for root in self.roots for key, time in step_times(root).items()}
         for scale in self.scales:
             study = Study(scale, self.found)
@@ -126,12 +132,19 @@ class Report:
             parts += [row for variant, run in runs for row in _rows(variant, size, run)]
         for kind, title in (("claims", "The paper's claims"), ("causes", "What a gain is made of")):
             links = ", ".join(f"[{size} size](results/tables/{scale}_{kind}.md)" for scale, size in SIZES.items())
-            parts += ["", f"**{title}** (with measures, runs and commands: {links}).", "",
-                      markdown(self._beside_each_other(kind))]
+            parts += [
+                "",
+                f"**{title}** (with measures, runs and commands: {links}).",
+                "",
+                markdown(self._beside_each_other(kind)),
+            ]
         links = ", ".join(f"[{size} size](results/tables/{scale}_widths.md)" for scale, size in SIZES.items())
-        parts += ["", f"How far from a boundary \"near\" is matters to claims 4 to 7: {links}."]
-        notes = [f"Runs at {size} size are of several commits ([which](results/tables/runs.md))."
-                 for scale, size in SIZES.items() if "several commits" in self.note(f"{scale}_costs")]
+        parts += ["", f'How far from a boundary "near" is matters to claims 4 to 7: {links}.']
+        notes = [
+            f"Runs at {size} size are of several commits ([which](results/tables/runs.md))."
+            for scale, size in SIZES.items()
+            if "several commits" in self.note(f"{scale}_costs")
+        ]
         return "\n".join([*parts, "", " ".join([EXPLAINED, *notes, "More: [`docs/study.md`](docs/study.md)."])])
 
     def _beside_each_other(self, kind: str) -> pd.DataFrame:
@@ -140,14 +153,19 @@ class Report:
         frames = {size: self.frames[f"{scale}_{kind}"][1] for scale, size in SIZES.items()}
         first = next(iter(frames.values()))
         names = first[["", "claim", "unit", "confirmed if"] if kind == "claims" else ["part", "unit"]]
-        columns = [frame[shown].rename(columns=lambda c, size=size: f"{size} size: {c}")
-                   for size, frame in frames.items()]
+        columns = [
+            frame[shown].rename(columns=lambda c, size=size: f"{size} size: {c}") for size, frame in frames.items()
+        ]
         return pd.concat([names, *columns], axis=1)
 
     def gpu(self) -> str:
         """The tables of docs/gpu.md."""
-        parts = [text for name, title in GPU_TITLES.items() if name in self.frames
-                 for text in (f"**{title}**", markdown(self.frames[name][1]))]
+        parts = [
+            text
+            for name, title in GPU_TITLES.items()
+            if name in self.frames
+            for text in (f"**{title}**", markdown(self.frames[name][1]))
+        ]
         return "\n\n".join(parts)
 
 
@@ -188,12 +206,21 @@ def with_section(text: str, section: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--roots", nargs="+", default=["results"], help="folders with runs, such as results runs/grid")
-    parser.add_argument("--scales", nargs="+", default=SCALES, choices=list(experiments.SCALES), metavar="SCALE",
-                        help="of which tables and claims are made beside the paper's, such as cityscapes acdc ade20k; "
-                             "the README's section needs camvid and camvid-half among them")
+    parser.add_argument(
+        "--scales",
+        nargs="+",
+        default=SCALES,
+        choices=list(experiments.SCALES),
+        metavar="SCALE",
+        help="of which tables and claims are made beside the paper's, such as cityscapes acdc ade20k; "
+        "the README's section needs camvid and camvid-half among them",
+    )
     parser.add_argument("--tables", default="results/tables", help="where the tables go")
-    parser.add_argument("--readme", default="README.md",
-                        help="whose section of results is written anew, and docs/gpu.md beside it; '' for none")
+    parser.add_argument(
+        "--readme",
+        default="README.md",
+        help="whose section of results is written anew, and docs/gpu.md beside it; '' for none",
+    )
     options = parser.parse_args()
     report = Report(options.roots, options.scales)
     print(f"{len(report.write(options.tables))} files in {options.tables}")

@@ -10,7 +10,10 @@ from ovenet_core.files import DataError, load
 
 FOLDER = Path(__file__).parents[1] / "results" / "paper"
 FORMS = {  # what may stand in a column; in the others, text
-    "value": r"\d+(\.\d+)?", "bold": "true|false", "frozen": "true|false", "ohem": "true|false"
+    "value": r"\d+(\.\d+)?",
+    "bold": "true|false",
+    "frozen": "true|false",
+    "ohem": "true|false",
 }
 
 

@@ -28,8 +28,10 @@ class WriteError(OSError):
     """A file of a run could not be written; the message says which, why and what to do, `errno` is the system's."""
 
     def __init__(self, path: Path, error: Exception):
-        super().__init__(f"{path} could not be written ({error}). What was there before is kept: make room on the disk "
-                         "or the folder writable, and start again")
+        super().__init__(
+            f"{path} could not be written ({error}). What was there before is kept: make room on the disk "
+            "or the folder writable, and start again"
+        )
         self.errno = getattr(error, "errno", None)
 
 
@@ -64,8 +66,9 @@ def alone(folder: Path) -> Iterator[None]:
     try:
         lock = FileLock(folder / ".lock").acquire(timeout=PATIENCE)
     except Timeout as error:
-        raise RuntimeError(f"{folder} is in use, another process trains there: wait until it has ended, or choose "
-                           "another run folder") from error
+        raise RuntimeError(
+            f"{folder} is in use, another process trains there: wait until it has ended, or choose another run folder"
+        ) from error
     except OSError as error:
         raise WriteError(folder / ".lock", error) from error
     with lock:
@@ -119,8 +122,12 @@ def commit() -> str:
 
 def provenance(device: torch.device) -> dict[str, Any]:
     """Where numbers come from: when they were finished (now), from which code, with which versions, on what."""
-    return {"finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "commit": commit(), "versions": versions(),
-            "hardware": hardware(device)}
+    return {
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": commit(),
+        "versions": versions(),
+        "hardware": hardware(device),
+    }
 
 
 def _git(*arguments: str) -> str:

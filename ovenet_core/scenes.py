@@ -31,8 +31,16 @@ from ovenet_core.runs import write_atomically
 SPLIT_SIZES = MappingProxyType({"train": 48, "val": 16, "test": 4})
 _SPLITS = ("train", "val", "test")
 _ROUGHNESS = np.full(256, 3, np.float32)  # how strong the texture of a class is, in grey levels
-for _name, _strength in {"vegetation": 26, "terrain": 14, "wall": 12, "fence": 9, "building": 7, "sidewalk": 6,
-                         "road": 4, "sky": 0}.items():
+for _name, _strength in {
+    "vegetation": 26,
+    "terrain": 14,
+    "wall": 12,
+    "fence": 9,
+    "building": 7,
+    "sidewalk": 6,
+    "road": 4,
+    "sky": 0,
+}.items():
     _ROUGHNESS[LABEL_ID[_name]] = _strength
 
 
@@ -86,8 +94,14 @@ class _Layout:
 
 def _cityscapes_files(split: str, condition: str, index: int) -> tuple[str, ...]:
     name = f"{split}/street/street_{_SPLITS.index(split):06d}_{index:06d}"
-    return tuple(f"{kind}/{name}_{suffix}.png" for kind, suffix in (
-        ("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds"), ("gtFine", "gtFine_instanceIds")))
+    return tuple(
+        f"{kind}/{name}_{suffix}.png"
+        for kind, suffix in (
+            ("leftImg8bit", "leftImg8bit"),
+            ("gtFine", "gtFine_labelIds"),
+            ("gtFine", "gtFine_instanceIds"),
+        )
+    )
 
 
 def _cityscapes_arrays(seed: int, size: tuple[int, int], condition: str) -> tuple[np.ndarray, ...]:
@@ -125,10 +139,21 @@ def _ade20k_arrays(seed: int, size: tuple[int, int], condition: str) -> tuple[np
 
 _LAYOUTS = {
     "cityscapes": _Layout(("leftImg8bit", "gtFine"), SPLIT_SIZES, _cityscapes_files, _cityscapes_arrays, version=2),
-    "acdc": _Layout(("rgb_anon", "gt"), {"train": 12, "val": 4, "test": 1}, _acdc_files, _acdc_arrays, ACDC.conditions,
-                    "scenes_acdc.json"),
-    "ade20k": _Layout(("images", "annotations", "annotations_instance", "release_test"), SPLIT_SIZES, _ade20k_files,
-                      _ade20k_arrays, marker="scenes_ade20k.json"),
+    "acdc": _Layout(
+        ("rgb_anon", "gt"),
+        {"train": 12, "val": 4, "test": 1},
+        _acdc_files,
+        _acdc_arrays,
+        ACDC.conditions,
+        "scenes_acdc.json",
+    ),
+    "ade20k": _Layout(
+        ("images", "annotations", "annotations_instance", "release_test"),
+        SPLIT_SIZES,
+        _ade20k_files,
+        _ade20k_arrays,
+        marker="scenes_ade20k.json",
+    ),
 }
 
 
@@ -167,13 +192,20 @@ def write_scenes(
     if unknown := set(split_sizes) - set(_SPLITS):
         raise ValueError(f"splits {sorted(unknown)}: expected some of {', '.join(_SPLITS)}; rename them")
     settings = json.dumps({"version": layout.version, "seed": seed, "size": size, "split_sizes": dict(split_sizes)})
-    plan = {(split, condition, index): layout.files(split, condition, index) for split, count in split_sizes.items()
-            for condition in layout.conditions for index in range(count)}
+    plan = {
+        (split, condition, index): layout.files(split, condition, index)
+        for split, count in split_sizes.items()
+        for condition in layout.conditions
+        for index in range(count)
+    }
     marker = root / layout.marker
 
     def is_whole() -> bool:
-        return (marker.is_file() and marker.read_text() == settings
-                and all((root / file).is_file() for files in plan.values() for file in files))
+        return (
+            marker.is_file()
+            and marker.read_text() == settings
+            and all((root / file).is_file() for files in plan.values() for file in files)
+        )
 
     if is_whole():
         return root

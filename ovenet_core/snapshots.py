@@ -32,8 +32,10 @@ def refuse_another(file: Path, state: Any, experiment: Experiment, seed: int) ->
     """Raise SnapshotError if what is stored in a file is not of a run, or of another experiment or seed."""
     whole = isinstance(state, dict) and {"experiment", "seed", "config_hash"} <= state.keys()
     if not whole or not isinstance(state["experiment"], dict):
-        raise SnapshotError(f"{file} holds something else than a run, expected its experiment and seed; move it away, "
-                            "or choose another run folder")
+        raise SnapshotError(
+            f"{file} holds something else than a run, expected its experiment and seed; move it away, "
+            "or choose another run folder"
+        )
     differences = experiment.differences(state["experiment"])
     if state["seed"] != seed:
         differences.append(f"seed: {seed}, {state['seed']}")
@@ -48,8 +50,10 @@ def refuse_other_pictures(file: Path, stored: Mapping[str, list], samples: Mappi
     """Raise SnapshotError if the run that a snapshot is of had other pictures (see `of_samples`)."""
     for split, (number, names) in samples.items():
         if [number, names] != stored[split]:
-            raise SnapshotError(f"{file} is of a run with {stored[split][0]} pictures of {split}; here are {number}, "
-                                "or others. Restore these pictures, or delete the file to start anew")
+            raise SnapshotError(
+                f"{file} is of a run with {stored[split][0]} pictures of {split}; here are {number}, "
+                "or others. Restore these pictures, or delete the file to start anew"
+            )
 
 
 def written(file: Path) -> int:

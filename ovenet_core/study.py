@@ -103,8 +103,10 @@ def paired_difference(
     random = np.random.default_rng(seed)
     count = len(pairs[0][0])
     weights = _drawn(count, min(alike, max(count // FEWEST_BLOCKS, 1)), draws, random)
-    exact, drawn = (np.array([_summed(one, w, score) - _summed(other, w, score) for one, other in pairs])
-                    for w in (np.ones((1, count)), weights))
+    exact, drawn = (
+        np.array([_summed(one, w, score) - _summed(other, w, score) for one, other in pairs])
+        for w in (np.ones((1, count)), weights)
+    )
     noisy = drawn.mean(0)
     if len(pairs) > 1:
         errors = _error_of_mean(exact[:, 0], ERRORS * draws, random)
@@ -202,8 +204,10 @@ class Study:
         if names and pixels == "pixels":
             found, own = float(miou(made.sum(0, keepdims=True))[0]), run.score("miou", output=output)
             if not abs(found - own) < 0.1:  # points; another device or precision changes single pixels
-                raise ValueError(f"{run.folder / PICTURES}: mIoU of {output} {found:.2f}%, in result.json {own:.2f}%; "
-                                 "run 04_evaluation of this run again, at one scale, on the split of result.json")
+                raise ValueError(
+                    f"{run.folder / PICTURES}: mIoU of {output} {found:.2f}%, in result.json {own:.2f}%; "
+                    "run 04_evaluation of this run again, at one scale, on the split of result.json"
+                )
         return names, made
 
     def pairs(
@@ -219,8 +223,9 @@ class Study:
                 made[seed] = one_made, other_made
         return made
 
-    def difference(self, one: str, other: str, outputs: tuple[str, str] = ("", ""), pixels: str = "pixels",
-                   score: Score = miou) -> Estimate:
+    def difference(
+        self, one: str, other: str, outputs: tuple[str, str] = ("", ""), pixels: str = "pixels", score: Score = miou
+    ) -> Estimate:
         """`paired_difference` of two variants, or of two outputs of one."""
         return self.over([*self.pairs(one, other, outputs, pixels).values()], score)
 
@@ -243,8 +248,10 @@ class Study:
             with readable(path, "08_offset_analysis"):
                 split = (analysis := json.loads(path.read_text())).get("split")
             if split != run.result["split"]:
-                raise ValueError(f"{path}: of the split {split!r}, the run's is {run.result['split']!r}; run "
-                                 "08_offset_analysis on that split again")
+                raise ValueError(
+                    f"{path}: of the split {split!r}, the run's is {run.result['split']!r}; run "
+                    "08_offset_analysis on that split again"
+                )
             with readable(path, "08_offset_analysis"):
                 found = analysis["offset_analysis"]
                 table = [row for row in found["table"] if row["condition"] == "all"]
@@ -260,16 +267,20 @@ def readable(path: Path, notebook: str) -> Iterator[None]:
     try:
         yield
     except (OSError, EOFError, zlib.error, LookupError, StopIteration, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: damaged, or of another data set ({error!r}); run {notebook} of this run "
-                         "again") from error
+        raise ValueError(
+            f"{path}: damaged, or of another data set ({error!r}); run {notebook} of this run again"
+        ) from error
 
 
 def _by_distance(table: Sequence[Mapping[str, Any]], within: int) -> dict[str, float]:
     """Means over bands of distance: of those `within` pixels of a boundary; and, of all, of F at wrong seeds."""
     bands = [row for row in table if row["by"] == "distance" and row["pixels"]]
     near = [row for row in bands if row["group"] in DISTANCES[: BANDS.index(within) + 1]]
-    wrong = [row | {"pixels": row["pixels"] * (1 - row["seed_has_label"])} for row in bands
-             if row["seed_has_label"] is not None]
+    wrong = [
+        row | {"pixels": row["pixels"] * (1 - row["seed_has_label"])}
+        for row in bands
+        if row["seed_has_label"] is not None
+    ]
 
     def mean(name: str, rows: Sequence[Mapping[str, Any]]) -> float:
         """Over the bands that have the number, weighed by their pixels."""
@@ -280,8 +291,10 @@ def _by_distance(table: Sequence[Mapping[str, Any]], within: int) -> dict[str, f
     names, rate = ("length_median", "seed_deeper", "random_deeper", "brier"), mean("seed_has_label", near)
     share = ratio(sum(row["pixels"] for row in near), sum(row["pixels"] for row in bands))
     return {f"near_{name}": mean(name, near) for name in names} | {
-        "near_brier_of_rate": rate * (1 - rate), "near_share": float(share),
-        "f_wrong_by_distance": mean("confidence", wrong)}
+        "near_brier_of_rate": rate * (1 - rate),
+        "near_share": float(share),
+        "f_wrong_by_distance": mean("confidence", wrong),
+    }
 
 
 def _confidence_by_truth(
@@ -300,8 +313,10 @@ def _confidence_by_truth(
     squares = np.array([pixels @ f**2, pixels @ (f * (low + high) - low * high)])
     count, right = pixels.sum(), pixels @ rate
     of_right = (squares + right - (row["brier"] or 0) * count) / 2
-    return {"f_right": tuple(ratio(of_right, np.full(2, right))),
-            "f_wrong": tuple(ratio(pixels @ f - of_right, np.full(2, count - right)))[::-1]}
+    return {
+        "f_right": tuple(ratio(of_right, np.full(2, right))),
+        "f_wrong": tuple(ratio(pixels @ f - of_right, np.full(2, count - right)))[::-1],
+    }
 
 
 def _cell(experiment: Experiment) -> float:

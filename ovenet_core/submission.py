@@ -39,16 +39,18 @@ class Format:
         return f"{self.folder}{sample.name}{self.suffix}.png"
 
 
-FORMATS: Mapping[str, Format] = MappingProxyType({
-    # Label ids; the name only has to begin with city, sequence and frame: cityscapesScripts, getPrediction in
-    # evalPixelLevelSemanticLabeling.py, looks for CITY_SEQUENCE_FRAME*.png in all folders.
-    "cityscapes": Format(suffix="_pred_labelIds"),
-    # Train ids, 1920x1080, below a folder of this name, in which the server looks for SEQUENCE_frame_NUMBER*.png: so
-    # the rules of acdc.vision.ee.ethz.ch/submit as its users quote them. The suffix is that of the images.
-    "acdc": Format(folder="labelTrainIds/", suffix="_rgb_anon"),
-    # 1 to 150, the name of the image (development kit of the MIT Scene Parsing Benchmark, "Submission format").
-    "ade20k": Format(),
-})
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        # Label ids; the name only has to begin with city, sequence and frame: cityscapesScripts, getPrediction in
+        # evalPixelLevelSemanticLabeling.py, looks for CITY_SEQUENCE_FRAME*.png in all folders.
+        "cityscapes": Format(suffix="_pred_labelIds"),
+        # Train ids, 1920x1080, below a folder of this name, in which the server looks for SEQUENCE_frame_NUMBER*.png:
+        # so the rules of acdc.vision.ee.ethz.ch/submit as its users quote them. The suffix is that of the images.
+        "acdc": Format(folder="labelTrainIds/", suffix="_rgb_anon"),
+        # 1 to 150, the name of the image (development kit of the MIT Scene Parsing Benchmark, "Submission format").
+        "ade20k": Format(),
+    }
+)
 PLAIN = Format()  # for a data set without a server
 
 
@@ -86,9 +88,7 @@ def write_archive(
     return path
 
 
-def check_archive(
-    path: str | Path, data: Benchmark, samples: Sequence[Sample], *, progress: bool = True
-) -> list[str]:
+def check_archive(path: str | Path, data: Benchmark, samples: Sequence[Sample], *, progress: bool = True) -> list[str]:
     """What the server would refuse or score wrongly: each file, what was expected, and what to do.
 
     Compares number, names, sizes, mode and values with what the pictures of the samples and the benchmark ask for.
@@ -127,16 +127,22 @@ def _check_files(
             yield f"{name}: damaged ({error}); write the archive again"
             continue
         if picture.format != "PNG" or picture.mode != "L":
-            yield (f"{name}: {picture.format} of mode {picture.mode}, expected PNG of one channel of 8 bits (L) with "
-                   "a class per pixel; write that, not colours")
+            yield (
+                f"{name}: {picture.format} of mode {picture.mode}, expected PNG of one channel of 8 bits (L) with "
+                "a class per pixel; write that, not colours"
+            )
             continue
         height, width = files.size(expected[name].image)
         if picture.size != (width, height):
-            yield (f"{name}: {picture.width}x{picture.height} pixels, expected {width}x{height} as "
-                   f"{expected[name].image}; predict at the size of the picture")
+            yield (
+                f"{name}: {picture.width}x{picture.height} pixels, expected {width}x{height} as "
+                f"{expected[name].image}; predict at the size of the picture"
+            )
         if unknown := files.values(np.asarray(picture)) - values:
-            yield (f"{name}: values {files.in_words(unknown)}, expected {files.in_words(values)}, the label values of "
-                   f"the classes of {data.name}; encode train ids as write_archive does")
+            yield (
+                f"{name}: values {files.in_words(unknown)}, expected {files.in_words(values)}, the label values of "
+                f"the classes of {data.name}; encode train ids as write_archive does"
+            )
 
 
 def means_of(data: Benchmark) -> list[str]:
@@ -151,8 +157,11 @@ def score_form(data: Benchmark, split: str) -> list[dict[str, str]]:
     The rows without a condition are of all pictures. The metrics are called as in result.json.
     """
     scores = [("", metric) for metric in means_of(data)] + [(name, "iou") for name in data.class_names]
-    return [{"split": split, "condition": condition, "class": name, "metric": metric, "value": ""}
-            for condition in ("", *data.conditions) for name, metric in scores]
+    return [
+        {"split": split, "condition": condition, "class": name, "metric": metric, "value": ""}
+        for condition in ("", *data.conditions)
+        for name, metric in scores
+    ]
 
 
 def read_scores(path: str | Path, data: Benchmark) -> dict[str, dict]:
@@ -173,8 +182,9 @@ def read_scores(path: str | Path, data: Benchmark) -> dict[str, dict]:
         if (score := _score(row)) not in expected or score in found:
             fault = "a second time" if score in found else f"no score that is known of {data.name}"
             named = ", ".join(filter(None, score))
-            raise DataError(f"{path}, line {line}: {named}: {fault}; expected rows of the form that 05_test_inference "
-                            "writes")
+            raise DataError(
+                f"{path}, line {line}: {named}: {fault}; expected rows of the form that 05_test_inference writes"
+            )
         if (value := row["value"].strip()) == "":
             continue
         if not re.fullmatch(r"\d+(\.\d+)?", value) or float(value) > 100:

@@ -22,8 +22,12 @@ from ovenet_core.runs import write_atomically
 from ovenet_core.submission import SCORES, means_of
 
 METRICS = {  # of result.json: as the paper's tables call them
-    "miou": "IoU cla.", "mean_instance_iou": "iIoU cla.", "mean_category_iou": "IoU cat.",
-    "mean_category_instance_iou": "iIoU cat.", "pixel_accuracy": "pixel acc.", "mean_accuracy": "mean acc.",
+    "miou": "IoU cla.",
+    "mean_instance_iou": "iIoU cla.",
+    "mean_category_iou": "IoU cat.",
+    "mean_category_instance_iou": "iIoU cat.",
+    "pixel_accuracy": "pixel acc.",
+    "mean_accuracy": "mean acc.",
 }
 NAMES = {"hrnet": "HRNet", "ovenet": "OVeNet", "hrnet-ocr": "HRNet + OCR", "ovenet-ocr": "OVeNet (HRNet + OCR)"}
 GAIN = " gain"
@@ -57,16 +61,24 @@ class Table:
         most = self.frame["seeds"] == self.frame.groupby("among", sort=False)["seeds"].transform("max")
         compared = self.frame.assign(reproduced=self.frame["reproduced"].where(most))
         groups = compared.groupby("among", sort=False)
-        return pd.DataFrame({name: (compared[name] == groups[name].transform("max")) & (compared[name] > 0)
-                             & (groups[name].transform("count") > 1) for name in ("reported", "reproduced")})
+        return pd.DataFrame(
+            {
+                name: (compared[name] == groups[name].transform("max"))
+                & (compared[name] > 0)
+                & (groups[name].transform("count") > 1)
+                for name in ("reported", "reproduced")
+            }
+        )
 
     def texts(self, bold: str = "{}") -> pd.DataFrame:
         """Rows and columns as printed; under each column: reported, reproduced, difference. The best through `bold`."""
         parts = {}
         for name, text in (("reported", _reported), ("reproduced", _reproduced), ("difference", _difference)):
             best = self.best.get(name, pd.Series(False, self.frame.index))
-            parts[name] = [bold.format(text(row)) if b else text(row)
-                           for (_, row), b in zip(self.frame.iterrows(), best, strict=True)]
+            parts[name] = [
+                bold.format(text(row)) if b else text(row)
+                for (_, row), b in zip(self.frame.iterrows(), best, strict=True)
+            ]
         long = self.frame[["row", "column"]].assign(**parts).set_index(["row", "column"])
         wide = long.unstack("column").swaplevel(axis=1)
         order = pd.MultiIndex.from_product([self.frame["column"].unique(), list(parts)])
@@ -108,8 +120,16 @@ class Table:
 
 
 def escaped(text: str) -> str:
-    for old, new in (("_", r"\_"), ("%", r"\%"), ("τ", r"$\tau$"), ("±", r"$\pm$"), ("–", "--"), ("×", r"$\times$"),
-                     ("<", "$<$"), (">", "$>$")):
+    for old, new in (
+        ("_", r"\_"),
+        ("%", r"\%"),
+        ("τ", r"$\tau$"),
+        ("±", r"$\pm$"),
+        ("–", "--"),
+        ("×", r"$\times$"),
+        ("<", "$<$"),
+        (">", "$>$"),
+    ):
         text = text.replace(old, new)
     return text
 
@@ -138,9 +158,11 @@ def command_for(preset: str, split: str = "val", seed: int = 0, beside: str = ""
     if split != "test":
         return command
     folder = Cell(scale, variant, seed, {}, Path("runs/grid")).folder
-    return (f"{command} && papermill notebooks/05_test_inference.ipynb {folder}/05_test_inference.ipynb "
-            f"-p run_folder {folder} -p data_set {PRESETS[preset].benchmark}"
-            f"  # its archive goes to the server, the server's scores into {folder}/{SCORES}")
+    return (
+        f"{command} && papermill notebooks/05_test_inference.ipynb {folder}/05_test_inference.ipynb "
+        f"-p run_folder {folder} -p data_set {PRESETS[preset].benchmark}"
+        f"  # its archive goes to the server, the server's scores into {folder}/{SCORES}"
+    )
 
 
 def _reproduce(cells: Iterable[dict[str, Any]], found: Collection) -> pd.DataFrame:
@@ -154,15 +176,24 @@ def _reproduce(cells: Iterable[dict[str, Any]], found: Collection) -> pd.DataFra
         asked = cell["preset"] and not values and (cell["reported"] == cell["reported"] or not runs)
         pair = [cell["preset"], cell["over"]] if cell["metric"].endswith(GAIN) else [cell["preset"]]
         wanted = [preset for preset in pair if not _runs_of(found, preset, cell["split"])] or [cell["preset"]]
-        rows.append({name: cell[name] for name in ("row", "column", "among", "reported", "decimals", "preset")} | {
-            "reproduced": mean,
-            "sd": statistics.stdev(values.values()) if len(values) > 1 else np.nan,
-            "seeds": len(values),
-            "difference": mean - cell["reported"],
-            "state": "reproduced" if values else "not run" if asked else "reported" if not cell["preset"] else "none",
-            "folders": " ".join(str(runs[seed].folder) for seed in values),
-            "command": "\n".join(command_for(preset, cell["split"]) for preset in wanted) if asked else "",
-        })
+        rows.append(
+            {name: cell[name] for name in ("row", "column", "among", "reported", "decimals", "preset")}
+            | {
+                "reproduced": mean,
+                "sd": statistics.stdev(values.values()) if len(values) > 1 else np.nan,
+                "seeds": len(values),
+                "difference": mean - cell["reported"],
+                "state": "reproduced"
+                if values
+                else "not run"
+                if asked
+                else "reported"
+                if not cell["preset"]
+                else "none",
+                "folders": " ".join(str(runs[seed].folder) for seed in values),
+                "command": "\n".join(command_for(preset, cell["split"]) for preset in wanted) if asked else "",
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -219,18 +250,27 @@ def paper_tables(found: Collection) -> list[Table]:
     tables["table5"] = five.assign(method=five["preset"].map(lambda p: variant_label(p.split("/")[1])))
     text["over_name"] = text["over"].map(lambda over: f"gain over {NAMES[over.split('/')[1]]}" if over else "")
     shapes = {  # its title; what names rows and columns, and what is the same for all of which the best is sought
-        "table1": ("Table 1: Cityscapes test",
-                   ("method", "backbone", "trained"), ("metric_name",), ("trained", "metric")),
+        "table1": (
+            "Table 1: Cityscapes test",
+            ("method", "backbone", "trained"),
+            ("metric_name",),
+            ("trained", "metric"),
+        ),
         "table2": ("Table 2: Cityscapes test, IoU by class", ("scored",), ("method", "trained"), ("class", "trained")),
         "table3": ("Table 3: ACDC test, IoU by class", ("condition", "scored"), ("method",), ("condition", "class")),
         "table4": ("Table 4: ACDC, mIoU by condition", ("method",), ("condition",), ("condition",)),
         "table5": ("Table 5: Cityscapes val, ablations, mIoU", ("method",), ("metric_name",), ("metric",)),
-        "text": ("Section 4.2: scores and gains in the text",
-                 ("benchmark", "split", "condition", "class", "method", "over_name"), ("metric_name",),
-                 ("benchmark", "split", "condition", "class", "over", "metric")),
+        "text": (
+            "Section 4.2: scores and gains in the text",
+            ("benchmark", "split", "condition", "class", "method", "over_name"),
+            ("metric_name",),
+            ("benchmark", "split", "condition", "class", "over", "metric"),
+        ),
     }
-    return [_table(name, title, _cells(text if name == "text" else tables[name], *keys), found)
-            for name, (title, *keys) in shapes.items()]
+    return [
+        _table(name, title, _cells(text if name == "text" else tables[name], *keys), found)
+        for name, (title, *keys) in shapes.items()
+    ]
 
 
 def _table(name: str, title: str, cells: list[dict], found: Collection) -> Table:
@@ -261,9 +301,16 @@ def variant_label(name: str) -> str:
         return NAMES[name]
     changes = {k: v for k, v in VARIANTS[name].changes.items() if k not in ("initial_run", "widened")}
     system = "HRNet" if changes.get("offset_branch", 4) is None else "OVeNet"
-    words = {"frozen": "frozen body", "ohem": "without OHEM", "confidence_loss": "without confidence loss",
-             "fuse_probabilities": "probabilities fused", "tau": "τ {:g}", "offset_branch": "branch from stage {}",
-             "loss_weight": "loss x {:g}", "width": "as many parameters as OVeNet"}
+    words = {
+        "frozen": "frozen body",
+        "ohem": "without OHEM",
+        "confidence_loss": "without confidence loss",
+        "fuse_probabilities": "probabilities fused",
+        "tau": "τ {:g}",
+        "offset_branch": "branch from stage {}",
+        "loss_weight": "loss x {:g}",
+        "width": "as many parameters as OVeNet",
+    }
     parts = [words[key].format(value) for key, value in changes.items() if value is not None]
     return f"{system}, {', '.join(parts)}"
 
@@ -277,16 +324,30 @@ def scale_tables(scale: str, found: Collection) -> list[Table]:
     common = {"reported": np.nan, "decimals": 2, "split": SCALES[scale][0].val_split, "class": "", "condition": ""}
 
     def cells(variants: Iterable[str], columns: Sequence[dict[str, str]]) -> list[dict]:
-        return [common | {"row": variant_label(v), "preset": f"{scale}/{v}", "among": column["column"]} | column
-                for v in variants for column in columns]
+        return [
+            common | {"row": variant_label(v), "preset": f"{scale}/{v}", "among": column["column"]} | column
+            for v in variants
+            for column in columns
+        ]
 
     by_metric = [{"column": METRICS[m], "metric": m} for m in means_of(data)]
     by_output = [{"column": o, "metric": "miou", "output": o} for o in ("S_i", "S_s", "S_f")]
     by_output.append({"column": "answer", "metric": "miou", "output": ""})
     # Rows and columns change places, so that many classes fit on a page: the best is sought along a row.
     names = data.class_names if data.num_classes <= 30 else ()
-    by_class = [common | {"row": name, "column": variant_label(v), "among": name, "preset": f"{scale}/{v}",
-                          "metric": "iou", "class": name} for name in names for v in SYSTEMS]
+    by_class = [
+        common
+        | {
+            "row": name,
+            "column": variant_label(v),
+            "among": name,
+            "preset": f"{scale}/{v}",
+            "metric": "iou",
+            "class": name,
+        }
+        for name in names
+        for v in SYSTEMS
+    ]
     by_condition = [{"column": c, "metric": "miou", "condition": c} for c in (*data.conditions, "all")]
     ablations = [*TABLE_5, *(v for v in VARIANTS if v not in (*TABLE_5, *SYSTEMS))]
     made = [(1, "systems", cells(SYSTEMS, by_metric)), (2, "IoU by class", by_class)]

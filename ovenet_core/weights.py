@@ -146,8 +146,10 @@ def load_official(
         ValueError: a shape that differs, naming the parameter and both shapes; weights under our own names.
     """
     if is_ours(state):
-        raise ValueError(f"{source} has weights under this project's own names, expected an official file: give one, "
-                         "or start from the run that trained it by initial_run")
+        raise ValueError(
+            f"{source} has weights under this project's own names, expected an official file: give one, "
+            "or start from the run that trained it by initial_run"
+        )
     report = LoadReport(source)
     own = network.state_dict()
     new: dict[str, Tensor] = {}

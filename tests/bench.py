@@ -47,8 +47,17 @@ measurements: list[dict] = []
 def report(what: str, measured: float, bound: float | None, unit: str, note: str = "", at_least: bool = False) -> None:
     """Print one row of the table, and keep it; without a bound it is only measured."""
     good = bound is None or (measured >= bound if at_least else measured <= bound)
-    measurements.append({"what": what, "measured": measured, "unit": unit, "bound": bound, "at_least": at_least,
-                         "met": good, "note": note})
+    measurements.append(
+        {
+            "what": what,
+            "measured": measured,
+            "unit": unit,
+            "bound": bound,
+            "at_least": at_least,
+            "met": good,
+            "note": note,
+        }
+    )
     sign, mark = ">=" if at_least else "<=", "ok" if good else "MISSED"
     held = f"{sign} {bound:5.2f} {mark:7s}" if bound is not None else " " * 16
     print(f"{what:60s} {measured:7.2f} {unit:4s} {held} {note}".rstrip(), flush=True)
@@ -65,8 +74,11 @@ def cases() -> dict[str, tuple[Tensor, Tensor]]:
     peak = 12 * nnf.one_hot(labels).permute(0, 3, 1, 2)  # makes the true class certain
     few = torch.rand(1, 1, *SIZE, generator=rng) < 0.05
     labels[torch.rand(1, *SIZE, generator=rng) < 0.1] = IGNORE
-    return {"all hard": (noise, labels), "all easy": (noise + peak, labels),
-            "few hard, needs selection": (noise + peak * ~few, labels)}
+    return {
+        "all hard": (noise, labels),
+        "all easy": (noise + peak, labels),
+        "few hard, needs selection": (noise + peak * ~few, labels),
+    }
 
 
 def seconds(loss: Callable[..., Tensor], logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> float:
@@ -82,8 +94,10 @@ def ohem() -> None:
     plain = partial(nnf.cross_entropy, ignore_index=IGNORE)
     for name, (logits, labels) in cases().items():
         for class_weights in (None, torch.tensor(CITYSCAPES.class_weights)):
-            pairs = [[seconds(loss, logits, labels, class_weights) for loss in (plain, ohem_cross_entropy)]
-                     for _ in range(REPETITIONS)][1:]  # the first one warms up
+            pairs = [
+                [seconds(loss, logits, labels, class_weights) for loss in (plain, ohem_cross_entropy)]
+                for _ in range(REPETITIONS)
+            ][1:]  # the first one warms up
             base, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
             what = f"OHEM / cross-entropy, {name}{'' if class_weights is None else ', weights'}"
             report(what, ours / base, 1.15, "x", f"{1000 * ours:.0f} ms / {1000 * base:.0f} ms")
@@ -102,8 +116,13 @@ def confusion() -> None:
     both = (lambda: scores.argmax(1), lambda: matrix.update_from_scores(scores, label))
     pairs = [[timed(function) for function in both] for _ in range(REPETITIONS)][1:]  # the first one warms up
     plain, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
-    report("confusion matrix from scores / argmax, 1x19x1024x2048", ours / plain, 1.5, "x",
-           f"{1000 * ours:.0f} ms / {1000 * plain:.0f} ms")
+    report(
+        "confusion matrix from scores / argmax, 1x19x1024x2048",
+        ours / plain,
+        1.5,
+        "x",
+        f"{1000 * ours:.0f} ms / {1000 * plain:.0f} ms",
+    )
 
 
 def timed(function: Callable) -> float:
@@ -151,8 +170,13 @@ def training_step(repetitions: int = 5) -> None:
     rounds = [[step(name) for name in networks] for _ in range(repetitions + 1)][1:]  # the first one warms up
     base, *others = (statistics.median(column) for column in zip(*rounds, strict=True))
     for name, ours in zip(["ovenet", "hrnet-wide"], others, strict=True):
-        report(f"training step, W18 at 180x240, {name} / hrnet, one thread", ours / base, None, "x",
-               f"{ours:.2f} s / {base:.2f} s")
+        report(
+            f"training step, W18 at 180x240, {name} / hrnet, one thread",
+            ours / base,
+            None,
+            "x",
+            f"{ours:.2f} s / {base:.2f} s",
+        )
 
 
 # -- Memory
@@ -221,8 +245,14 @@ def input_pipeline(pictures: int = 4, epochs: int = 4) -> None:
 
         seconds_a_picture(cache.read)  # warms up
         plain, cached = seconds_a_picture(CITYSCAPES.read), seconds_a_picture(cache.read)
-    report("pictures per second and core with the cache / without", plain / cached, 6, "x",
-           f"{1000 * cached:.1f} ms / {1000 * plain:.0f} ms a picture", at_least=True)
+    report(
+        "pictures per second and core with the cache / without",
+        plain / cached,
+        6,
+        "x",
+        f"{1000 * cached:.1f} ms / {1000 * plain:.0f} ms a picture",
+        at_least=True,
+    )
 
 
 def doctor(pictures: int = 8) -> None:
@@ -242,8 +272,16 @@ def scenes() -> None:
 
 def two_processes(pictures: int = 16, epochs: int = 5) -> None:
     """Pictures per second of two processes on two cores, against one process on one core; the same batches."""
-    fields = {"width": 8, "crop": [256, 512], "batch_size": 4, "epochs": epochs, "validate_every": epochs,
-              "initial_weights": "", "channels_last": True, "ohem_min_kept": 65536}
+    fields = {
+        "width": 8,
+        "crop": [256, 512],
+        "batch_size": 4,
+        "epochs": epochs,
+        "validate_every": epochs,
+        "initial_weights": "",
+        "channels_last": True,
+        "ohem_min_kept": 65536,
+    }
     with tempfile.TemporaryDirectory() as folder:
         root = write_scenes(f"{folder}/scenes", split_sizes={"train": pictures, "val": 1}, size=SIZE, progress=False)
 
@@ -257,8 +295,14 @@ def two_processes(pictures: int = 16, epochs: int = 5) -> None:
                 return pictures * epochs / json.load(file)["duration_seconds"]
 
         one, two = rate(1), rate(2)
-    report("pictures per second, two processes / one, a core each", two / one, 1.5, "x",
-           f"{two:.2f} / {one:.2f} a second", at_least=True)
+    report(
+        "pictures per second, two processes / one, a core each",
+        two / one,
+        1.5,
+        "x",
+        f"{two:.2f} / {one:.2f} a second",
+        at_least=True,
+    )
 
 
 if __name__ == "__main__":

@@ -129,8 +129,14 @@ def together() -> list[dict]:
         command = [sys.executable, __file__, "one", f"--start={time.time() + 12}"]
         processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(number)]
         each = [json.loads(process.communicate()[0].splitlines()[-1]) for process in processes]
-        rows.append({"experiment": STUDY, "batch_size": preset(STUDY).batch_size, "at_once": number,
-                     "pictures_per_second": sum(each)})
+        rows.append(
+            {
+                "experiment": STUDY,
+                "batch_size": preset(STUDY).batch_size,
+                "at_once": number,
+                "pictures_per_second": sum(each),
+            }
+        )
         print(rows[-1], flush=True)
     return rows
 

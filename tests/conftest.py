@@ -73,6 +73,16 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files whose tests take minutes go first, so that no process ends with one of them alone."""
-    long = ("test_whole_study.py", "00_quickstart.ipynb", "test_processes.py", "test_end_to_end.py", "test_grid.py",
-            "test_training.py", "test_golden.py", "test_scenes.py", "test_ovenet.py", "test_inference.py")
+    long = (
+        "test_whole_study.py",
+        "00_quickstart.ipynb",
+        "test_processes.py",
+        "test_end_to_end.py",
+        "test_grid.py",
+        "test_training.py",
+        "test_golden.py",
+        "test_scenes.py",
+        "test_ovenet.py",
+        "test_inference.py",
+    )
     items.sort(key=lambda item: long.index(item.path.name) if item.path.name in long else len(long))

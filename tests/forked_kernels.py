@@ -18,8 +18,17 @@ from importlib import import_module
 from pathlib import Path
 from threading import Thread
 
-LARGE = ("torch", "torch._dynamo", "torchvision", "matplotlib.pyplot", "seaborn", "pandas", "cv2", "IPython",
-         "ipykernel.kernelapp")
+LARGE = (
+    "torch",
+    "torch._dynamo",
+    "torchvision",
+    "matplotlib.pyplot",
+    "seaborn",
+    "pandas",
+    "cv2",
+    "IPython",
+    "ipykernel.kernelapp",
+)
 
 
 def install(folder: Path) -> subprocess.Popen:

@@ -1,6 +1,6 @@
 """Forward, loss and backward of W48 OVeNet at 512x1024 in a process of its own, for `bench.py`: peak memory, gradients.
 
-    python tests/one_step.py hrnet|hrnet_ocr [checkpointing]
+python tests/one_step.py hrnet|hrnet_ocr [checkpointing]
 """
 
 import hashlib

@@ -72,8 +72,10 @@ WRITERS = {"cityscapes": write_cityscapes, "acdc": write_acdc, "ade20k": write_a
 
 def move(*moves: tuple[str, str]) -> Callable[[Path], None]:
     """A change of a folder: each first path in it becomes the second."""
+
     def change(root: Path):
         for source, target in moves:
             (root / target).parent.mkdir(parents=True, exist_ok=True)
             (root / source).rename(root / target)
+
     return change

@@ -29,8 +29,17 @@ from ovenet_core.runs import provenance, write_json
 from ovenet_core.scenes import write_scenes
 from ovenet_core.training import Trainer
 
-SPEC = preset("scenes/ovenet", crop=[32, 64], epochs=2, width=4, batch_size=2, validate_every=2, ohem_min_kept=2048,
-              body="hrnet_ocr", picture_size=[32, 64])  # with dropout, which draws random numbers
+SPEC = preset(
+    "scenes/ovenet",
+    crop=[32, 64],
+    epochs=2,
+    width=4,
+    batch_size=2,
+    validate_every=2,
+    ohem_min_kept=2048,
+    body="hrnet_ocr",
+    picture_size=[32, 64],
+)  # with dropout, which draws random numbers
 SIZES = {"train": 8, "val": 1}
 TRUNK_MODULES.update(dict.fromkeys(TRUNK_MODULES, 1))  # most of the time of a network this small goes into their number
 OFFSET_MODULES.update(dict.fromkeys(OFFSET_MODULES, 1))

@@ -12,8 +12,10 @@ from ovenet_core.benchmarks import IGNORE
 
 def picture(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return (rng.integers(0, 256, (height, width, 3), dtype=np.uint8),
-            rng.integers(0, 19, (height, width), dtype=np.uint8))
+    return (
+        rng.integers(0, 256, (height, width, 3), dtype=np.uint8),
+        rng.integers(0, 19, (height, width), dtype=np.uint8),
+    )
 
 
 def test_same_seed_epoch_and_index_give_the_same_crop():
@@ -29,9 +31,13 @@ def test_another_seed_epoch_or_index_gives_other_numbers(other):
 
 
 @settings(max_examples=60, deadline=None)
-@given(size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
-       crop=st.tuples(st.integers(1, 50), st.integers(1, 50)),
-       low=st.floats(0.1, 2), more=st.floats(0, 2), seed=st.integers(0, 99))
+@given(
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    crop=st.tuples(st.integers(1, 50), st.integers(1, 50)),
+    low=st.floats(0.1, 2),
+    more=st.floats(0, 2),
+    seed=st.integers(0, 99),
+)
 def test_result_has_the_size_of_the_crop(size, crop, low, more, seed):
     image, label = random_crop(*picture(*size), crop=crop, scale=(low, low + more), rng=generator(seed, 0, 0))
     assert image.shape == (*crop, 3) and label.shape == crop
@@ -44,18 +50,21 @@ def test_at_scale_one_the_crop_is_a_window_of_the_source(seed):
     height, width, rows, columns = 12, 15, 5, 7
     label = np.arange(height * width, dtype=np.uint8).reshape(height, width)
     image = np.stack([label, label, label], axis=2)
-    got, got_label = random_crop(image, label, crop=(rows, columns), scale=(1, 1), flip=False,
-                                 rng=generator(seed, 0, 0))
+    got, got_label = random_crop(
+        image, label, crop=(rows, columns), scale=(1, 1), flip=False, rng=generator(seed, 0, 0)
+    )
     top, left = divmod(int(got_label[0, 0]), width)
-    np.testing.assert_array_equal(got_label, label[top:top + rows, left:left + columns])
+    np.testing.assert_array_equal(got_label, label[top : top + rows, left : left + columns])
     np.testing.assert_array_equal(got[..., 0], got_label)
 
 
 def test_every_place_of_the_crop_occurs():
     label = np.arange(12, dtype=np.uint8).reshape(3, 4)
     image = np.zeros((3, 4, 3), np.uint8)
-    crops = [random_crop(image, label, crop=(2, 2), scale=(1, 1), flip=False, rng=generator(0, 0, index))
-             for index in range(200)]
+    crops = [
+        random_crop(image, label, crop=(2, 2), scale=(1, 1), flip=False, rng=generator(0, 0, index))
+        for index in range(200)
+    ]
     assert {int(crop[1][0, 0]) for crop in crops} == {0, 1, 2, 4, 5, 6}
 
 
@@ -83,8 +92,7 @@ def test_label_is_not_shifted_against_the_image(scale, axis):
     image = np.stack([4 * label] * 3, axis=2)
     shifts = []
     for index in range(30):
-        got, got_label = random_crop(image, label, crop=(30, 30), scale=(scale, scale),
-                                     rng=generator(0, 0, index))
+        got, got_label = random_crop(image, label, crop=(30, 30), scale=(scale, scale), rng=generator(0, 0, index))
         shifts.append((got[2:-2, 2:-2, 0] / 4 - got_label[2:-2, 2:-2]).mean())
     assert abs(np.mean(shifts)) < 0.1
 
@@ -94,15 +102,13 @@ def test_enlarging_keeps_label_borders_where_the_image_has_them():
     label[:, 10:] = 1
     image = np.stack([label * 200] * 3, axis=2)
     for index in range(20):
-        got, got_label = random_crop(image, label, crop=(16, 30), scale=(1.5, 1.5),
-                                     rng=generator(0, 0, index))
+        got, got_label = random_crop(image, label, crop=(16, 30), scale=(1.5, 1.5), rng=generator(0, 0, index))
         np.testing.assert_array_equal(got[..., 0] > 100, got_label == 1)
 
 
 def test_picture_smaller_than_the_crop_is_filled_up():
     image, label = picture(20, 30)
-    got, got_label = random_crop(image, label, crop=(25, 24), scale=(0.5, 0.5), flip=False,
-                                 rng=generator(0, 0, 0))
+    got, got_label = random_crop(image, label, crop=(25, 24), scale=(0.5, 0.5), flip=False, rng=generator(0, 0, 0))
     assert (got_label[:10, :15] != IGNORE).all()
     rest = np.ones((25, 24), bool)
     rest[:10, :15] = False
@@ -111,8 +117,9 @@ def test_picture_smaller_than_the_crop_is_filled_up():
 
 
 def test_fill_and_ignore_label_can_be_chosen():
-    got, label = random_crop(*picture(4, 4), crop=(8, 8), scale=(1, 1), flip=False, rng=generator(0, 0, 0),
-                             fill=(1, 2, 3), ignore_label=77)
+    got, label = random_crop(
+        *picture(4, 4), crop=(8, 8), scale=(1, 1), flip=False, rng=generator(0, 0, 0), fill=(1, 2, 3), ignore_label=77
+    )
     assert got[-1, -1].tolist() == [1, 2, 3] and label[-1, -1] == 77
 
 

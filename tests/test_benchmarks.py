@@ -48,10 +48,15 @@ def pair(tmp_path) -> Sample:
 
 
 def test_cityscapes_label_table_is_the_official_one():
-    ours = {(label.id, label.name, label.train_id, label.category, label.has_instances, label.colour)
-            for label in benchmarks.CITYSCAPES_LABELS}
-    official = {(label.id, label.name, label.trainId, label.category, label.hasInstances, label.color)
-                for label in official_labels if label.id >= 0}
+    ours = {
+        (label.id, label.name, label.train_id, label.category, label.has_instances, label.colour)
+        for label in benchmarks.CITYSCAPES_LABELS
+    }
+    official = {
+        (label.id, label.name, label.trainId, label.category, label.hasInstances, label.color)
+        for label in official_labels
+        if label.id >= 0
+    }
     assert ours == official
 
 
@@ -68,12 +73,15 @@ def test_cityscapes_weights_are_one_per_class_and_average_to_one():
     assert np.mean(CITYSCAPES.class_weights) == pytest.approx(1, abs=0.005)
 
 
-@pytest.mark.parametrize("change, word", [
-    ({"colours": ((0, 0, 0),)}, "colours"),
-    ({"class_weights": (1.0,) * 10}, "class_weights"),
-    ({"train_ids": {0: 0, 1: 1}}, "train_ids"),
-    ({"train_ids": {**CAMVID.train_ids, 256: 0}}, "256"),
-])
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        ({"colours": ((0, 0, 0),)}, "colours"),
+        ({"class_weights": (1.0,) * 10}, "class_weights"),
+        ({"train_ids": {0: 0, 1: 1}}, "train_ids"),
+        ({"train_ids": {**CAMVID.train_ids, 256: 0}}, "256"),
+    ],
+)
 def test_tables_that_do_not_fit_together_are_refused(change, word):
     with pytest.raises(DataError, match=word):
         replace(CAMVID, **change)
@@ -180,8 +188,10 @@ def test_hidden_files_are_no_pictures(copy):
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_camvid_images_may_be_png_or_jpeg(tmp_path, suffix):
-    for folder, name, array in (("test", f"0006R0_f00930{suffix}", np.zeros((4, 6, 3), np.uint8)),
-                                ("testannot", "0006R0_f00930.png", np.full((4, 6), 11, np.uint8))):
+    for folder, name, array in (
+        ("test", f"0006R0_f00930{suffix}", np.zeros((4, 6, 3), np.uint8)),
+        ("testannot", "0006R0_f00930.png", np.full((4, 6), 11, np.uint8)),
+    ):
         (tmp_path / folder).mkdir()
         cv2.imwrite(str(tmp_path / folder / name), array)
     (sample,) = CAMVID.samples(tmp_path, "test")
@@ -217,18 +227,18 @@ def test_label_value_that_does_not_exist_is_named(tmp_path, value, place):
 
 def _flip_bit(data: bytes) -> bytes:
     middle = len(data) // 2
-    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1:]
+    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
 DAMAGE = {
     "empty": lambda data: b"",
     "text": lambda data: b"<html>404 Not Found</html>",
     "cut in the header": lambda data: data[:20],
-    "cut in the middle": lambda data: data[:len(data) // 2],
+    "cut in the middle": lambda data: data[: len(data) // 2],
     "cut before the last byte": lambda data: data[:-1],
     "without the last chunk": lambda data: data[:-12],
     "a flipped bit": _flip_bit,
-    "zeros at the end": lambda data: data[:len(data) // 2] + bytes(len(data) - len(data) // 2),
+    "zeros at the end": lambda data: data[: len(data) // 2] + bytes(len(data) - len(data) // 2),
 }
 
 
@@ -253,7 +263,7 @@ def test_cut_jpeg_is_named(pair, tmp_path, keep):
 @pytest.mark.parametrize("keep", [0.5, 0.9, 0.99])
 def test_cut_file_is_found_whatever_the_decoder_makes_of_it(pair, monkeypatch, keep):
     data = pair.image.read_bytes()
-    pair.image.write_bytes(data[:int(len(data) * keep)])
+    pair.image.write_bytes(data[: int(len(data) * keep)])
     monkeypatch.setattr(cv2, "imdecode", lambda *_: np.zeros((24, 40, 3), np.uint8))
     with pytest.raises(DataError, match=r"image\.png: damaged"):
         CITYSCAPES.read_image(pair)
@@ -333,9 +343,15 @@ def test_train_id_that_does_not_exist_is_not_encoded():
         CITYSCAPES.encode(np.array([[0, 19, 200]], np.uint8))
 
 
-@pytest.mark.parametrize("numbers, words", [
-    ([], ""), ([3], "3"), ([1, 0], "0 to 1"), ([0, 1, 2, 5, 7, 8, 255], "0 to 2, 5, 7 to 8, 255"),
-])
+@pytest.mark.parametrize(
+    "numbers, words",
+    [
+        ([], ""),
+        ([3], "3"),
+        ([1, 0], "0 to 1"),
+        ([0, 1, 2, 5, 7, 8, 255], "0 to 2, 5, 7 to 8, 255"),
+    ],
+)
 def test_numbers_in_words(numbers, words):
     assert files.in_words(numbers) == words
 

@@ -104,8 +104,15 @@ def test_a_label_without_a_boundary_has_no_band():
 def slow_region(mask: np.ndarray, depth: int) -> np.ndarray:
     """What is left of a mask when what has only the mask around it, `depth` pixels wide, is taken away."""
     padded = np.pad(mask, depth)
-    return np.array([[mask[v, u] and not padded[v : v + 2 * depth + 1, u : u + 2 * depth + 1].all()
-                      for u in range(mask.shape[1])] for v in range(mask.shape[0])])
+    return np.array(
+        [
+            [
+                mask[v, u] and not padded[v : v + 2 * depth + 1, u : u + 2 * depth + 1].all()
+                for u in range(mask.shape[1])
+            ]
+            for v in range(mask.shape[0])
+        ]
+    )
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5, 40])
@@ -134,8 +141,9 @@ def test_boundary_f_equals_brute_force(seed):
     tolerance, found = 0.0075 * math.hypot(*label.shape), scores_of(label, prediction).boundary_f
     assert 3 < tolerance < 4
     guess = np.where(label == 255, 255, prediction)
-    contours = [[np.array([p for p in slow_boundary(part) if part[p] == c]) for c in range(CLASSES)]
-                for part in (label, guess)]
+    contours = [
+        [np.array([p for p in slow_boundary(part) if part[p] == c]) for c in range(CLASSES)] for part in (label, guess)
+    ]
     for c, (theirs, ours) in enumerate(zip(*contours, strict=True)):
         if len(ours) == 0 or len(theirs) == 0:
             expected = 0.0 if len(ours) or len(theirs) else np.nan
@@ -166,8 +174,9 @@ def test_a_perfect_prediction_scores_one(seed):
 def test_what_is_predicted_at_ignored_pixels_does_not_matter():
     label, prediction = case(4)
     other = np.where(label == 255, (prediction + 1) % CLASSES, prediction).astype(np.uint8)
-    for one, two in zip(*(vars(LabelBoundaries(label, CLASSES).count(p)).values() for p in (prediction, other)),
-                        strict=True):
+    for one, two in zip(
+        *(vars(LabelBoundaries(label, CLASSES).count(p)).values() for p in (prediction, other)), strict=True
+    ):
         np.testing.assert_array_equal(one, two)
 
 

@@ -16,9 +16,11 @@ from ovenet_core.benchmarks import CITYSCAPES, DataError
 
 def _edit(pattern: str, change):
     """Damage that replaces the pixels of the first such file."""
+
     def edit(root: Path):
         path = sorted(root.glob(pattern))[0]
         write(path, change(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)))
+
     return edit
 
 
@@ -26,6 +28,7 @@ def _cut(pattern: str):
     def cut(root: Path):
         path = sorted(root.glob(pattern))[0]
         path.write_bytes(path.read_bytes()[:60])
+
     return cut
 
 
@@ -78,8 +81,10 @@ BROKEN = {
         "all labels gone": (lambda root: shutil.rmtree(root / "gtFine"), r"\(nor have 2 others\): no label"),
         "images and labels swapped": (_swap("leftImg8bit", "gtFine"), "no pictures of cityscapes"),
         "splits swapped": (_swap("gtFine/train", "gtFine/val"), r"leftImg8bit\.png.*: no label"),
-        "towns swapped": (_swap("gtFine/train/ulm", "gtFine/train/jena"),
-                          r"jena_000001_000019_leftImg8bit.png .*no label.*is it .*ulm.*jena_000001_000019"),
+        "towns swapped": (
+            _swap("gtFine/train/ulm", "gtFine/train/jena"),
+            r"jena_000001_000019_leftImg8bit.png .*no label.*is it .*ulm.*jena_000001_000019",
+        ),
         "train ids": (_edit(LABEL, lambda x: CITYSCAPES.lookup[x]), r"labelIds\.png: label values 255 .* 0 to 33;"),
         "label of 16 bits": (_edit(LABEL, np.uint16), r"labelIds\.png: uint16 .*expected one channel of uint8"),
         "label in colours": (_edit(LABEL, lambda x: cv2.merge([x, x, x])), r"labelIds\.png: uint8 .* \(8, 12, 3\)"),
@@ -138,14 +143,20 @@ def test_damaged_folder_is_named(tmp_path, name, damage, message):
         read_all()
 
 
-@pytest.mark.parametrize("read", [files.size, lambda path: files.decode(path, cv2.IMREAD_UNCHANGED, palette=True)],
-                         ids=["size", "palette"])
+@pytest.mark.parametrize(
+    "read", [files.size, lambda path: files.decode(path, cv2.IMREAD_UNCHANGED, palette=True)], ids=["size", "palette"]
+)
 @pytest.mark.parametrize("length, side", [(5, 8), (13, 60000)], ids=["cut header", "60000x60000"])
 def test_a_damaged_header_is_named(tmp_path, read, length, side):
     """Pillow has errors of its own for a PNG header of another length, and for one of a picture too large to be one."""
     path = write(tmp_path / "x.png", np.zeros((8, 8), np.uint8))
     header = b"IHDR" + struct.pack(">II", side, side) + bytes([8, 0, 0, 0, 0])
-    path.write_bytes(path.read_bytes()[:8] + struct.pack(">I", length) + header + struct.pack(">I", zlib.crc32(header))
-                     + path.read_bytes()[33:])
+    path.write_bytes(
+        path.read_bytes()[:8]
+        + struct.pack(">I", length)
+        + header
+        + struct.pack(">I", zlib.crc32(header))
+        + path.read_bytes()[33:]
+    )
     with pytest.raises(DataError, match=r"x\.png: .*expected .*PNG or JPEG file; fetch"):
         read(path)

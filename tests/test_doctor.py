@@ -237,33 +237,36 @@ def doubled(sample):
         shutil.copy(path, path.with_name(path.name.replace(sample.name, "street_000000_000099")))
 
 
-@pytest.mark.parametrize("damage, severity, kind, file", [
-    (cut, "error", "damaged file", "image"),
-    (cut_label, "error", "damaged file", "label"),
-    (empty, "error", "empty file", "image"),
-    (dangling, "error", "dangling link", "image"),
-    (no_label, "error", "image without label", "image"),
-    (no_image, "error", "label without image", "label"),
-    (renamed, "error", "label without image", "label"),
-    (no_instances, "error", "image without instances", "image"),
-    (cut_instances, "error", "damaged instances", "instances"),
-    (foreign_instances, "error", "label and instances differ", "label"),
-    (foreign_label, "error", "label and instances differ", "label"),
-    (colour_label, "error", "colour label", "label"),
-    (label_of_16_bits, "error", "16 bit label", "label"),
-    (image_of_16_bits, "error", "16 bit image", "image"),
-    (grey_image, "error", "image of 1 channels", "image"),
-    (transparent_image, "error", "image of 4 channels", "image"),
-    (label_rotated, "error", "label rotated", "label"),
-    (pair_rotated, "error", "picture rotated", "image"),
-    (other_size, "error", "picture of another size", "image"),
-    (label_cropped, "error", "sizes differ", "label"),
-    (swapped, "error", "image and label swapped", "image"),
-    (train_ids, "error", "train ids as labels", "label"),
-    (train_ids_without_255, "error", "train ids as labels", "label"),
-    (unknown_value, "error", "unknown label values", "label"),
-    (without_a_class, "warning", "label without a class", "label"),
-])
+@pytest.mark.parametrize(
+    "damage, severity, kind, file",
+    [
+        (cut, "error", "damaged file", "image"),
+        (cut_label, "error", "damaged file", "label"),
+        (empty, "error", "empty file", "image"),
+        (dangling, "error", "dangling link", "image"),
+        (no_label, "error", "image without label", "image"),
+        (no_image, "error", "label without image", "label"),
+        (renamed, "error", "label without image", "label"),
+        (no_instances, "error", "image without instances", "image"),
+        (cut_instances, "error", "damaged instances", "instances"),
+        (foreign_instances, "error", "label and instances differ", "label"),
+        (foreign_label, "error", "label and instances differ", "label"),
+        (colour_label, "error", "colour label", "label"),
+        (label_of_16_bits, "error", "16 bit label", "label"),
+        (image_of_16_bits, "error", "16 bit image", "image"),
+        (grey_image, "error", "image of 1 channels", "image"),
+        (transparent_image, "error", "image of 4 channels", "image"),
+        (label_rotated, "error", "label rotated", "label"),
+        (pair_rotated, "error", "picture rotated", "image"),
+        (other_size, "error", "picture of another size", "image"),
+        (label_cropped, "error", "sizes differ", "label"),
+        (swapped, "error", "image and label swapped", "image"),
+        (train_ids, "error", "train ids as labels", "label"),
+        (train_ids_without_255, "error", "train ids as labels", "label"),
+        (unknown_value, "error", "unknown label values", "label"),
+        (without_a_class, "warning", "label without a class", "label"),
+    ],
+)
 def test_a_damaged_file_is_named(copy, damage, severity, kind, file):
     sample = CITYSCAPES.samples(copy, "train")[2]
     damage(sample)
@@ -320,8 +323,10 @@ def test_a_label_that_was_copied_over_another_is_a_warning(tmp_path):
 
 def test_pictures_without_labels_of_a_split_that_need_not_be_there_are_a_note(copy):
     (copy / "leftImg8bit/train_extra/augsburg").mkdir(parents=True)
-    shutil.copy(CITYSCAPES.samples(copy, "train")[0].image,
-                copy / "leftImg8bit/train_extra/augsburg/augsburg_000000_000000_leftImg8bit.png")
+    shutil.copy(
+        CITYSCAPES.samples(copy, "train")[0].image,
+        copy / "leftImg8bit/train_extra/augsburg/augsburg_000000_000000_leftImg8bit.png",
+    )
     examination = doctor(CITYSCAPES, copy)
     examination.raise_if_wrong()
     (note,) = [f for f in examination.of("note") if f.kind == "pictures without labels"]

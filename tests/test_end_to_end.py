@@ -31,8 +31,10 @@ def papermill(folder: Path, steps: dict[str, dict]) -> None:
 
     That each runs in a kernel of its own is seen when pytest runs the notebooks themselves.
     """
-    parts = [parameterize_notebook(load_notebook_node(str(ROOT / f"notebooks/{notebook}.ipynb")), parameters)
-             for notebook, parameters in steps.items()]
+    parts = [
+        parameterize_notebook(load_notebook_node(str(ROOT / f"notebooks/{notebook}.ipynb")), parameters)
+        for notebook, parameters in steps.items()
+    ]
     whole = parts[0]
     whole.cells = [cell for part in parts for cell in part.cells]
     for number, cell in enumerate(whole.cells):
@@ -49,13 +51,19 @@ def test_prepare_train_evaluate_and_pack(name, tmp_path):
     write_scenes(root, name, split_sizes={"train": train, "val": val, "test": test}, size=(64, 96), progress=False)
     data = {"data_set": name, "data_root": str(root), "show_pictures": False}
     run, cache = {"run_folder": str(tmp_path / "run")}, {"cache_folder": str(tmp_path / "cache")}
-    papermill(tmp_path, {
-        "01_data_preparation": data | cache,
-        "02_training": run | cache | {"experiment": f"{name}/ovenet", "overrides": NARROW, "data_root": str(root),
-                                      "show_pictures": False},
-        "04_evaluation": data | run | {"output_folder": str(tmp_path / "evaluation")},
-        "05_test_inference": data | run | {"output_folder": str(tmp_path / "predictions"), "scales": [0.5, 1.0, 1.25]},
-    })
+    papermill(
+        tmp_path,
+        {
+            "01_data_preparation": data | cache,
+            "02_training": run
+            | cache
+            | {"experiment": f"{name}/ovenet", "overrides": NARROW, "data_root": str(root), "show_pictures": False},
+            "04_evaluation": data | run | {"output_folder": str(tmp_path / "evaluation")},
+            "05_test_inference": data
+            | run
+            | {"output_folder": str(tmp_path / "predictions"), "scales": [0.5, 1.0, 1.25]},
+        },
+    )
     scores = json.loads((tmp_path / "evaluation/evaluation.json").read_text())["metrics"]
     assert list(scores) == ["S_i", "S_s", "S_f"]
     assert set(scores["S_f"].get("conditions", {})) == set(BENCHMARKS[name].conditions)
@@ -86,8 +94,12 @@ def test_an_interrupted_papermill_goes_on_inside_the_training(tmp_path):
         parameters = yaml.safe_dump(values | {"run_folder": str(folder)})
         command = [sys.executable, "-m", "papermill", "notebooks/02_training.ipynb", str(folder / "02_training.ipynb")]
         folder.mkdir(exist_ok=True)
-        return subprocess.Popen([*command, "-y", parameters], cwd=ROOT, stderr=subprocess.DEVNULL,
-                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # also under nohup
+        return subprocess.Popen(
+            [*command, "-y", parameters],
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # also under nohup
 
     process = start(tmp_path / "parts")
     while not (tmp_path / "parts/snapshot.pt").exists():

@@ -19,8 +19,15 @@ DEFAULT = Experiment()
 
 
 OTHER = {  # where it cannot be made up
-    "class_weights": (1.0, 2.0), "picture_size": (180, 240), "align_corners": True, "micro_batch": 2,
-    "body": "hrnet_ocr", "offset_branch": 3, "precision": "bfloat16", "ohem_threshold": 0.5, "momentum": 0.5,
+    "class_weights": (1.0, 2.0),
+    "picture_size": (180, 240),
+    "align_corners": True,
+    "micro_batch": 2,
+    "body": "hrnet_ocr",
+    "offset_branch": 3,
+    "precision": "bfloat16",
+    "ohem_threshold": 0.5,
+    "momentum": 0.5,
 }
 
 
@@ -145,8 +152,10 @@ def test_refused_override_of_a_part_says_which():
 @pytest.mark.parametrize(
     ("field", "value", "expected"),
     [
-        *[(field, 0, "1 or more") for field in
-          ("width", "blocks", "epochs", "batch_size", "micro_batch", "validate_every")],
+        *[
+            (field, 0, "1 or more")
+            for field in ("width", "blocks", "epochs", "batch_size", "micro_batch", "validate_every")
+        ],
         ("epochs", -1, "1 or more"),
         ("crop", (0, 512), "1 or more"),
         ("picture_size", (180, -1), "1 or more"),
@@ -177,12 +186,34 @@ def test_value_that_no_run_can_have_is_refused_by_name(make, field, value, expec
         make(**{field: value})
 
 
-@pytest.mark.parametrize("change", [
-    *[{name: 0.0} for name in ("kappa", "lambda_", "auxiliary_weight", "loss_weight", "weight_decay", "momentum",
-                               "learning_rate", "power", "ohem_threshold")],
-    {"ohem_min_kept": 0}, {"refinement_steps": 0}, {"class_weights": (0.0, 1.0)}, {"scale": (1.0, 1.0)}, {"tau": 2.0},
-    {"offset_branch": None}, {"micro_batch": None}, {"ohem_threshold": 1.0},
-], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        *[
+            {name: 0.0}
+            for name in (
+                "kappa",
+                "lambda_",
+                "auxiliary_weight",
+                "loss_weight",
+                "weight_decay",
+                "momentum",
+                "learning_rate",
+                "power",
+                "ohem_threshold",
+            )
+        ],
+        {"ohem_min_kept": 0},
+        {"refinement_steps": 0},
+        {"class_weights": (0.0, 1.0)},
+        {"scale": (1.0, 1.0)},
+        {"tau": 2.0},
+        {"offset_branch": None},
+        {"micro_batch": None},
+        {"ohem_threshold": 1.0},
+    ],
+    ids=str,
+)
 def test_values_at_the_ends_of_their_ranges_are_accepted(change):
     assert asdict(DEFAULT.override(**change)) == asdict(DEFAULT) | change
 
@@ -319,10 +350,14 @@ def test_the_protocols_are_those_of_the_paper():
     """Section 4.1 for Cityscapes and ACDC; ADE20K as the authors' code has it."""
     found = {name: preset(f"{name}/ovenet") for name in ("cityscapes", "acdc", "ade20k")}
     assert {name: e.crop for name, e in found.items()} == {
-        "cityscapes": (512, 1024), "acdc": (540, 960), "ade20k": (520, 520)
+        "cityscapes": (512, 1024),
+        "acdc": (540, 960),
+        "ade20k": (520, 520),
     }
     assert [(e.epochs, e.learning_rate, e.weight_decay, e.width) for e in found.values()] == [
-        (484, 0.01, 0.0005, 48), (484, 0.01, 0.0005, 48), (120, 0.02, 0.0001, 48)
+        (484, 0.01, 0.0005, 48),
+        (484, 0.01, 0.0005, 48),
+        (120, 0.02, 0.0001, 48),
     ]
 
 

@@ -192,8 +192,10 @@ def test_failures_frame_what_is_wrong():
 def test_error_picture_tells_who_is_wrong():
     label, baseline, fused = [1, 1, 1, 1, 255], [1, 2, 1, 2, 2], [1, 1, 2, 3, 2]
     picture = figures.error_picture(*(np.array([row], np.uint8) for row in (label, baseline, fused)))
-    assert [tuple(c) for c in picture[0]] == [figures.ERRORS[kind] for kind in (
-        "both right", "baseline alone wrong", "OVeNet alone wrong", "both wrong", "ignored")]
+    assert [tuple(c) for c in picture[0]] == [
+        figures.ERRORS[kind]
+        for kind in ("both right", "baseline alone wrong", "OVeNet alone wrong", "both wrong", "ignored")
+    ]
 
 
 def test_comparison_needs_a_picture():
@@ -263,8 +265,11 @@ def test_png_and_pdf_are_written(tmp_path):
 
 def test_files_of_the_paper_s_data_sets_have_its_numbers():
     assert figures.file_names("acdc") == {
-        "network": "figure1_2", "comparison": "figure4_comparison", "more": "figure7_more",
-        "failures": "figure10_failures"}
+        "network": "figure1_2",
+        "comparison": "figure4_comparison",
+        "more": "figure7_more",
+        "failures": "figure10_failures",
+    }
     assert figures.file_names("scenes/acdc")["comparison"] == "comparison"
 
 
@@ -309,13 +314,28 @@ def test_an_unknown_score_is_refused(runs):
         pair.scores([], "iou")
 
 
-@pytest.mark.parametrize("baseline, ovenet, data, error, message", [
-    ("scenes/ovenet", "scenes/ovenet", CITYSCAPES, ValueError, "is a run of OVeNet, expected a baseline"),
-    ("scenes/hrnet", "scenes/hrnet", CITYSCAPES, ValueError, "without offsets, expected OVeNet as ovenet_run"),
-    ("scenes-acdc/hrnet", "scenes/ovenet", CITYSCAPES, DataError, "trained on acdc, .* on cityscapes; expected one"),
-    ("camvid-half/hrnet", "scenes/ovenet", CITYSCAPES, DataError, "trained on camvid, .* on cityscapes; expected one"),
-    ("scenes/hrnet", "scenes/ovenet", CAMVID, DataError, "19 classes of cityscapes, expected the 11 of camvid"),
-])
+@pytest.mark.parametrize(
+    "baseline, ovenet, data, error, message",
+    [
+        ("scenes/ovenet", "scenes/ovenet", CITYSCAPES, ValueError, "is a run of OVeNet, expected a baseline"),
+        ("scenes/hrnet", "scenes/hrnet", CITYSCAPES, ValueError, "without offsets, expected OVeNet as ovenet_run"),
+        (
+            "scenes-acdc/hrnet",
+            "scenes/ovenet",
+            CITYSCAPES,
+            DataError,
+            "trained on acdc, .* on cityscapes; expected one",
+        ),
+        (
+            "camvid-half/hrnet",
+            "scenes/ovenet",
+            CITYSCAPES,
+            DataError,
+            "trained on camvid, .* on cityscapes; expected one",
+        ),
+        ("scenes/hrnet", "scenes/ovenet", CAMVID, DataError, "19 classes of cityscapes, expected the 11 of camvid"),
+    ],
+)
 def test_runs_that_cannot_be_compared_are_refused(runs, baseline, ovenet, data, error, message):
     with pytest.raises(error, match=message):
         open_pair(runs[baseline], runs[ovenet], data)

@@ -54,10 +54,17 @@ def test_a_gpu_computes_what_a_processor_computes(body):
     assert dict(loss_there.items()) == pytest.approx(dict(loss.items()), abs=1e-3)
 
 
-@pytest.mark.parametrize("switches", [
-    {"precision": "bfloat16"}, {"channels_last": True}, {"checkpointing": True}, {"compile": True},
-    {"precision": "bfloat16", "channels_last": True, "compile": True},
-], ids=lambda s: "+".join(s))
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"precision": "bfloat16"},
+        {"channels_last": True},
+        {"checkpointing": True},
+        {"compile": True},
+        {"precision": "bfloat16", "channels_last": True, "compile": True},
+    ],
+    ids=lambda s: "+".join(s),
+)
 def test_a_switch_changes_speed_and_memory_but_not_the_training(switches):
     """Loss and gradient of a step, beside those of plain float32."""
     torch.manual_seed(0)

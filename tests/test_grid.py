@@ -27,9 +27,16 @@ def cell_of(root: Path, variant: str = "ovenet", seed: int = 0, **overrides) -> 
 def write_result(cell: Cell, *, whole: bool = True, **changes) -> Path:
     """The result that a cell would have: all its scores are half as good as 1 / (1 + seed), or those given."""
     outputs = ("S_i",) if cell.spec.offset_branch is None else ("S_i", "S_s", "S_f")
-    value = {"experiment": asdict(cell.spec), "seed": cell.seed, "split": "val", "commit": "a" * 40,
-             "metrics": {name: {"miou": 0.5 / (1 + cell.seed)} for name in outputs}, "data_fingerprint": "f" * 64,
-             "finished": "2026-01-01T00:00:00Z", "duration_seconds": 60.0}
+    value = {
+        "experiment": asdict(cell.spec),
+        "seed": cell.seed,
+        "split": "val",
+        "commit": "a" * 40,
+        "metrics": {name: {"miou": 0.5 / (1 + cell.seed)} for name in outputs},
+        "data_fingerprint": "f" * 64,
+        "finished": "2026-01-01T00:00:00Z",
+        "duration_seconds": 60.0,
+    }
     text = json.dumps(value | changes)
     cell.folder.mkdir(parents=True, exist_ok=True)
     path = cell.folder / "result.json"

@@ -70,6 +70,7 @@ def test_the_picture_is_resized_before_the_network_sees_it():
     prediction = predict(Oracle(), np.zeros((64, 96, 3), np.uint8), picture_size=(32, 48))
     assert prediction.initial.main.shape[-2:] == (32, 48)
 
+
 # -- Scales, flips and windows
 
 

@@ -31,9 +31,19 @@ def trunk() -> torch.nn.Module:
 def test_layers_have_the_numbers_of_the_package(trunk):
     """Found by comparing values with those of the trunk that the committed runs started from."""
     sources = SCRIPT["sources"](trunk)
-    known = {"conv1": 2, "conv2": 3, "layer1.0.downsample.0": 4, "layer1.0.conv1": 5, "layer1.1.conv1": 8,
-             "transition1.0.0": 17, "transition1.1.0.0": 18, "stage2.0.fuse_layers.1.0.0.0": 36,
-             "stage3.0.branches.1.0.conv1": 46, "transition3.3.0.0": 162, "stage4.2.fuse_layers.3.2.0.0": 306}
+    known = {
+        "conv1": 2,
+        "conv2": 3,
+        "layer1.0.downsample.0": 4,
+        "layer1.0.conv1": 5,
+        "layer1.1.conv1": 8,
+        "transition1.0.0": 17,
+        "transition1.1.0.0": 18,
+        "stage2.0.fuse_layers.1.0.0.0": 36,
+        "stage3.0.branches.1.0.conv1": 46,
+        "transition3.3.0.0": 162,
+        "stage4.2.fuse_layers.3.2.0.0": 306,
+    }
     assert {name: sources[f"{name}.weight"] for name in known} == {k: f"conv2d_{n}.w_0" for k, n in known.items()}
     assert sources["layer1.0.downsample.1.bias"] == "batch_norm2d_2.b_0"
     assert sources["layer1.0.bn1.running_mean"] == "batch_norm2d_3.w_1"

@@ -10,8 +10,18 @@ from ovenet_core.experiments import preset
 from ovenet_core.launch import arguments, data_set_of, given_overrides, open_run, train_in_processes
 from ovenet_core.scenes import write_scenes
 
-SMALL = {"benchmark": "cityscapes", "crop": [64, 128], "epochs": 1, "batch_size": 2, "validate_every": 1, "width": 8,
-         "blocks": 1, "initial_weights": "", "ohem_min_kept": 2048, "precision": "float32"}
+SMALL = {
+    "benchmark": "cityscapes",
+    "crop": [64, 128],
+    "epochs": 1,
+    "batch_size": 2,
+    "validate_every": 1,
+    "width": 8,
+    "blocks": 1,
+    "initial_weights": "",
+    "ohem_min_kept": 2048,
+    "precision": "float32",
+}
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +162,13 @@ def test_two_processes_are_started_and_their_log_is_shown(scenes, tmp_path, caps
 
 def test_a_failure_in_the_processes_is_an_error_here(scenes, tmp_path, capsys):
     with pytest.raises(RuntimeError, match="2 processes ended with status"):
-        train_in_processes(2, Path(), "acdc/ovenet", SMALL | {"batch_size": 1}, data_root=str(scenes), device="cpu",
-                           run_folder=str(tmp_path / "run"))
+        train_in_processes(
+            2,
+            Path(),
+            "acdc/ovenet",
+            SMALL | {"batch_size": 1},
+            data_root=str(scenes),
+            device="cpu",
+            run_folder=str(tmp_path / "run"),
+        )
     assert "batch_size 1 gives some of 2 processes 0 pictures" in capsys.readouterr().out

@@ -142,12 +142,16 @@ def test_real_ade20k_pairs_are_read(shared):
         assert (label < 150).mean() > 0.5
 
 
-@pytest.mark.parametrize("data, counts", [
-    (CITYSCAPES, {"train": 2975, "val": 500, "test": 1525, "train_extra": 19998}),
-    (ACDC, {"train": 1600, "val": 406, "test": 2000}),
-    (ADE20K, {"train": 20210, "val": 2000, "test": 3352}),
-    (CAMVID, {"train": 367, "val": 101, "test": 233}),
-], ids=lambda value: getattr(value, "name", ""))
+@pytest.mark.parametrize(
+    "data, counts",
+    [
+        (CITYSCAPES, {"train": 2975, "val": 500, "test": 1525, "train_extra": 19998}),
+        (ACDC, {"train": 1600, "val": 406, "test": 2000}),
+        (ADE20K, {"train": 20210, "val": 2000, "test": 3352}),
+        (CAMVID, {"train": 367, "val": 101, "test": 233}),
+    ],
+    ids=lambda value: getattr(value, "name", ""),
+)
 def test_official_counts(data, counts):
     assert {split: sum(by.values()) for split, by in data.official_counts.items()} == counts
     for by in data.official_counts.values():
@@ -178,18 +182,34 @@ def _link_files(root: Path):
 
 
 UNPACKED = {
-    "Cityscapes, a folder for each archive": ("cityscapes", move(
-        ("leftImg8bit", "leftImg8bit_trainvaltest/leftImg8bit"), ("gtFine", "gtFine_trainvaltest/gtFine"),
-        ("gtCoarse", "aside"), ("aside", "gtCoarse/gtCoarse"))),
-    "Cityscapes, coarse pictures apart": ("cityscapes", move(
-        ("leftImg8bit/train_extra", "leftImg8bit_trainextra/leftImg8bit/train_extra"))),
-    "ACDC, a folder for each archive": ("acdc", move(
-        ("rgb_anon", "rgb_anon_trainvaltest/rgb_anon"), ("gt", "gt_trainval/gt"))),
-    "ADE20K, its top folder": ("ade20k", move(
-        ("images", "ADEChallengeData2016/images"), ("annotations", "ADEChallengeData2016/annotations"))),
-    "ADE20K, its top folder twice": ("ade20k", move(
-        ("images", "ADEChallengeData2016/ADEChallengeData2016/images"),
-        ("annotations", "ADEChallengeData2016/ADEChallengeData2016/annotations"))),
+    "Cityscapes, a folder for each archive": (
+        "cityscapes",
+        move(
+            ("leftImg8bit", "leftImg8bit_trainvaltest/leftImg8bit"),
+            ("gtFine", "gtFine_trainvaltest/gtFine"),
+            ("gtCoarse", "aside"),
+            ("aside", "gtCoarse/gtCoarse"),
+        ),
+    ),
+    "Cityscapes, coarse pictures apart": (
+        "cityscapes",
+        move(("leftImg8bit/train_extra", "leftImg8bit_trainextra/leftImg8bit/train_extra")),
+    ),
+    "ACDC, a folder for each archive": (
+        "acdc",
+        move(("rgb_anon", "rgb_anon_trainvaltest/rgb_anon"), ("gt", "gt_trainval/gt")),
+    ),
+    "ADE20K, its top folder": (
+        "ade20k",
+        move(("images", "ADEChallengeData2016/images"), ("annotations", "ADEChallengeData2016/annotations")),
+    ),
+    "ADE20K, its top folder twice": (
+        "ade20k",
+        move(
+            ("images", "ADEChallengeData2016/ADEChallengeData2016/images"),
+            ("annotations", "ADEChallengeData2016/ADEChallengeData2016/annotations"),
+        ),
+    ),
     "what macOS leaves": ("cityscapes", _leftovers),
     "folders that are links": ("acdc", _link_folders),
     "files that are links": ("cityscapes", _link_files),

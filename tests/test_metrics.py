@@ -94,8 +94,15 @@ def test_counts_from_scores_are_those_of_the_first_highest_class(seed, classes):
     rng = torch.Generator().manual_seed(seed)
     scores = torch.randint(-2, 3, (2, classes, 5, 6), generator=rng).float()
     _, label = random_case(seed, classes, 2, 5, 6)
-    highest = torch.tensor([[[max(range(classes), key=pixel.tolist().__getitem__) for pixel in row.T]
-                             for row in picture.permute(1, 0, 2)] for picture in scores])
+    highest = torch.tensor(
+        [
+            [
+                [max(range(classes), key=pixel.tolist().__getitem__) for pixel in row.T]
+                for row in picture.permute(1, 0, 2)
+            ]
+            for picture in scores
+        ]
+    )
     matrix = ConfusionMatrix(classes)
     matrix.update_from_scores(scores, label)
     assert matrix.counts.tolist() == counts_of(highest, label, classes)

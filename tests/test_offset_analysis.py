@@ -192,9 +192,13 @@ def test_groups_equal_brute_force(seed):
     vectors = random.normal(0, 3, (2, HEIGHT, WIDTH))
     table = table_of(label, field(*vectors)).table.loc["all"]
     boundary = [
-        (v, u) for v, u in product(range(HEIGHT), range(WIDTH)) if label[v, u] != IGNORE and any(
+        (v, u)
+        for v, u in product(range(HEIGHT), range(WIDTH))
+        if label[v, u] != IGNORE
+        and any(
             label[y, x] not in (label[v, u], IGNORE)
-            for y, x in ((v + 1, u), (v - 1, u), (v, u + 1), (v, u - 1)) if 0 <= y < HEIGHT and 0 <= x < WIDTH
+            for y, x in ((v + 1, u), (v - 1, u), (v, u + 1), (v, u - 1))
+            if 0 <= y < HEIGHT and 0 <= x < WIDTH
         )
     ]
     groups = {}

@@ -233,8 +233,10 @@ def test_output_layers_begin_near_zero(body):
     """Weights N(0, 0.001) and biases 0: the first offsets are short, the first confidence is one half."""
     network = build(body, width=8, blocks=1)
     head = network.semantic_head
-    outputs = [network.offset_head.head.output, *([head.classifier, head.auxiliary.output] if body == "hrnet_ocr"
-                                                  else [head.classifier.output])]
+    outputs = [
+        network.offset_head.head.output,
+        *([head.classifier, head.auxiliary.output] if body == "hrnet_ocr" else [head.classifier.output]),
+    ]
     assert torch.cat([layer.weight.flatten() for layer in outputs]).std().item() == pytest.approx(0.001, rel=0.2)
     assert all((layer.bias == 0).all() for layer in outputs)
     prediction = network(picture().float())

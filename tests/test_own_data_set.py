@@ -65,8 +65,13 @@ def test_splits_by_lists_as_in_the_documentation(own, tmp_path):
 
 
 def test_frames_that_are_numbered_anew_in_each_folder(own, tmp_path):
-    data = replace(benchmarks.benchmark("courtyards"), images=("{split}/*/*.jpg",), labels=("masks/{split}/*/*.png",),
-                   splits={"train": ("train",), "val": ("val",)}, lists="")
+    data = replace(
+        benchmarks.benchmark("courtyards"),
+        images=("{split}/*/*.jpg",),
+        labels=("masks/{split}/*/*.png",),
+        splits={"train": ("train",), "val": ("val",)},
+        lists="",
+    )
     for split, street in (("train", "north"), ("train", "south"), ("val", "west")):
         write(tmp_path / split / street / "0001.jpg", np.zeros((1, 2, 3), np.uint8))
         write(tmp_path / "masks" / split / street / "0001.png", np.array([[0, 255]], np.uint8))
@@ -96,8 +101,13 @@ def test_the_doctor_takes_the_folders_of_a_split_together(own, tmp_path):
         write(tmp_path / "images" / f"{name}.png", np.full((8, 9, 3), 40 * index, np.uint8))
         rows = np.where(np.arange(8) < 3 + index, 0, 255).astype(np.uint8)
         write(tmp_path / "masks" / f"{name}.png", np.tile(rows[:, None], 9))
-    data = replace(own["COURTYARDS"], images=("images/{split}_*.png",), labels=("masks/{split}_*.png",),
-                   splits={"train": ("seq01", "seq02"), "val": ("seq03",)}, lists="")
+    data = replace(
+        own["COURTYARDS"],
+        images=("images/{split}_*.png",),
+        labels=("masks/{split}_*.png",),
+        splits={"train": ("seq01", "seq02"), "val": ("seq03",)},
+        lists="",
+    )
     examination = examine(data, tmp_path, progress=False)
     assert not examination.findings and examination.table.pictures.tolist() == [2, 1]
     for path in tmp_path.glob("*/seq0[12]_*"):
@@ -131,8 +141,13 @@ def test_splits_may_be_the_beginning_of_names(own, tmp_path):
     for name in ("seq01_1", "seq02_1", "seq03_1"):
         write(tmp_path / "images" / f"{name}.png", np.zeros((1, 2, 3), np.uint8))
         write(tmp_path / "masks" / f"{name}.png", np.array([[0, 255]], np.uint8))
-    data = replace(own["COURTYARDS"], images=("images/{split}_*.png",), labels=("masks/{split}_*.png",),
-                   splits={"train": ("seq01", "seq02"), "val": ("seq03",)}, lists="")
+    data = replace(
+        own["COURTYARDS"],
+        images=("images/{split}_*.png",),
+        labels=("masks/{split}_*.png",),
+        splits={"train": ("seq01", "seq02"), "val": ("seq03",)},
+        lists="",
+    )
     assert [sample.name for sample in data.samples(tmp_path, "train")] == ["seq01_1", "seq02_1"]
 
 

@@ -110,6 +110,9 @@ def test_what_is_nearer_is_painted_later():
 def test_things_on_tables_stand_at_the_height_of_a_table(kind):
     tops = {places._ID[thing.name] for thing in THINGS if thing.place == "top"}
     room = Place(KINDS.index(kind), 1.2, 0.8)
-    feet = [min(face.points[..., 1].min() for face in faces)
-            for _, faces in room.things if faces and faces[0].ident % 256 in tops]
+    feet = [
+        min(face.points[..., 1].min() for face in faces)
+        for _, faces in room.things
+        if faces and faces[0].ident % 256 in tops
+    ]
     assert feet and all(0.3 < foot < 1.2 for foot in feet)

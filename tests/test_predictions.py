@@ -78,8 +78,13 @@ def test_a_damaged_file_is_refused_and_predicted_anew(network, samples, tmp_path
     middle = len(data) // 2
     changed = data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :]
     coloured = cv2.imencode(".png", np.zeros((64, 128, 3), np.uint8))[1].tobytes()
-    contents = {"cut": data[:middle], "changed": changed, "empty": b"", "no picture": b"text" * 9,
-                "of another mode": coloured}
+    contents = {
+        "cut": data[:middle],
+        "changed": changed,
+        "empty": b"",
+        "no picture": b"text" * 9,
+        "of another mode": coloured,
+    }
     path.unlink() if damage == "missing" else path.write_bytes(contents[damage])
     with pytest.raises(DataError, match=rf"{path.name}: .* predict into this folder again"):
         saved.read(samples[1])

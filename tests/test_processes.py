@@ -27,8 +27,9 @@ from ovenet_core.scenes import write_scenes
 from ovenet_core.training import Trainer
 
 ROOT = Path(__file__).parents[1]
-TINY = preset("scenes/ovenet", crop=[64, 128], epochs=2, batch_size=4, validate_every=2, ohem_min_kept=2048,
-              learning_rate=0.01)
+TINY = preset(
+    "scenes/ovenet", crop=[64, 128], epochs=2, batch_size=4, validate_every=2, ohem_min_kept=2048, learning_rate=0.01
+)
 STILL = TINY.override(frozen_norm=True)
 # Without padding, whose pixels are ignored
 PLAIN = STILL.override(ohem=False, confidence_loss=False, class_weights=None, scale=[1.0, 1.5])
@@ -40,8 +41,10 @@ class Pair:
     def __init__(self, store: Path):
         context = mp.get_context("spawn")
         self.tasks, self.results = [context.Queue() for _ in range(2)], [context.Queue() for _ in range(2)]
-        self.children = [context.Process(target=_serve, args=(rank, store, self.tasks[rank], self.results[rank]))
-                         for rank in range(2)]
+        self.children = [
+            context.Process(target=_serve, args=(rank, store, self.tasks[rank], self.results[rank]))
+            for rank in range(2)
+        ]
         for child in self.children:
             child.start()
 
@@ -150,8 +153,10 @@ def share_of_loss(ohem, min_kept):
     prediction, labels = pictures()
     count = len(labels) // processes.count()
     mine = slice(processes.rank() * count, (processes.rank() + 1) * count)
-    parts = {name: Logits(o.main[mine]) for name, o in
-             zip(("initial", "seed", "fused"), prediction.outputs().values(), strict=True)}
+    parts = {
+        name: Logits(o.main[mine])
+        for name, o in zip(("initial", "seed", "fused"), prediction.outputs().values(), strict=True)
+    }
     share = Prediction(**parts, offsets=prediction.offsets[mine], confidence_logits=prediction.confidence_logits[mine])
     weights = (1.0, 2.0, 0.5, 1.5, 3.0)
     terms = OVeNetLoss(ohem=ohem, min_kept=min_kept, threshold=0.4, class_weights=weights).double()(share, labels[mine])
@@ -197,8 +202,10 @@ def scores_of(samples):
         wrong = (label + len(sample.name) + int(sample.name[-1])) % 19
         return {"S_i": wrong.astype("uint8")}
 
-    return {name: e.as_dict() | {"pictures": [p.as_dict() for p in e.pictures]}
-            for name, e in evaluate(CITYSCAPES, samples, read, workers=1, progress=False).items()}
+    return {
+        name: e.as_dict() | {"pictures": [p.as_dict() for p in e.pictures]}
+        for name, e in evaluate(CITYSCAPES, samples, read, workers=1, progress=False).items()
+    }
 
 
 def test_scores_are_those_of_one_process(scenes, pair):
@@ -293,11 +300,30 @@ def test_a_process_that_dies_ends_the_others_and_a_restart_goes_on(scenes, tmp_p
     program = tmp_path / "dying.py"
     steps = tmp_path / "steps.txt"
     program.write_text(DYING.format(marker=str(tmp_path / "marker"), steps=str(steps)))
-    fields = [f"--set={name}={value}" for name, value in
-              {"benchmark": "cityscapes", "crop": [64, 128], "epochs": 1, "batch_size": 2, "validate_every": 1}.items()]
-    done = command_line(2, 1, str(program), "acdc/ovenet", *fields, "--set=initial_weights=''", "--set=width=8",
-                        "--set=blocks=1", f"--data-root={scenes}", f"--run-folder={tmp_path / 'run'}",
-                        "--snapshot-every=1", "--device=cpu")
+    fields = [
+        f"--set={name}={value}"
+        for name, value in {
+            "benchmark": "cityscapes",
+            "crop": [64, 128],
+            "epochs": 1,
+            "batch_size": 2,
+            "validate_every": 1,
+        }.items()
+    ]
+    done = command_line(
+        2,
+        1,
+        str(program),
+        "acdc/ovenet",
+        *fields,
+        "--set=initial_weights=''",
+        "--set=width=8",
+        "--set=blocks=1",
+        f"--data-root={scenes}",
+        f"--run-folder={tmp_path / 'run'}",
+        "--snapshot-every=1",
+        "--device=cpu",
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "this one dies first" in done.stderr
     others = [done.stderr.find(sign) for sign in ("Connection closed", "Connection reset")]

@@ -29,9 +29,7 @@ PYTHONS = ("3.11", "3.12")  # that the project is tested on
 
 def run(*command: str) -> str:
     """What `python -m command` prints in the root of the project; fails with that if the command fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -65,17 +63,13 @@ def locked(python: str = PYTHONS[0]) -> dict[str, Version]:
 def required() -> list[Requirement]:
     """What pyproject.toml asks for to build, to run and to test; the lock need not have other extras."""
     extras = PROJECT["optional-dependencies"]["test"]
-    return [
-        Requirement(text) for text in PYPROJECT["build-system"]["requires"] + PROJECT["dependencies"] + extras
-    ]
+    return [Requirement(text) for text in PYPROJECT["build-system"]["requires"] + PROJECT["dependencies"] + extras]
 
 
 @pytest.mark.parametrize("python", PYTHONS)
 def test_lock_satisfies_pyproject(python):
     versions = locked(python)
-    unmet = [
-        str(r) for r in required() if not r.specifier.contains(versions.get(canonicalize_name(r.name), "0"))
-    ]
+    unmet = [str(r) for r in required() if not r.specifier.contains(versions.get(canonicalize_name(r.name), "0"))]
     assert not unmet, f"not satisfied by requirements.lock: {unmet}; run make lock"
 
 
@@ -87,9 +81,7 @@ def test_every_locked_package_has_hashes():
 def test_pip_takes_every_locked_package():
     # uv, which writes the lock, overlooks upper bounds on Python; pip, which installs it, does not.
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    installed = {
-        (canonicalize_name(d.name), d.version): d.metadata["Requires-Python"] for d in distributions()
-    }
+    installed = {(canonicalize_name(d.name), d.version): d.metadata["Requires-Python"] for d in distributions()}
     for name, version in locked(python).items():
         pythons = installed.get((name, str(version))) or ""
         assert SpecifierSet(pythons).contains(f"{python}.9"), f"{name} {version} wants Python {pythons}"
@@ -97,9 +89,7 @@ def test_pip_takes_every_locked_package():
 
 def test_lock_names_no_host_and_no_path():
     found = [
-        line
-        for line in LOCK.splitlines()
-        if re.search(r"://|^ *-[^-]|--(extra-)?index-url|--find-links| @ ", line)
+        line for line in LOCK.splitlines() if re.search(r"://|^ *-[^-]|--(extra-)?index-url|--find-links| @ ", line)
     ]
     assert not found, f"requirements.lock must install from wherever its user's pip does; remove {found}"
 
@@ -108,17 +98,13 @@ def conda_pins() -> dict[str, SpecifierSet]:
     """The conda packages of environment.yml with their versions as pip writes them."""
     specs = [spec.split(maxsplit=1) for spec in ENVIRONMENT["dependencies"] if isinstance(spec, str)]
     versions = {name: rest[0] if rest else "" for name, *rest in specs}
-    return {
-        CONDA_NAMES.get(name, name): SpecifierSet(re.sub(r"^=(?!=)", "==", v)) for name, v in versions.items()
-    }
+    return {CONDA_NAMES.get(name, name): SpecifierSet(re.sub(r"^=(?!=)", "==", v)) for name, v in versions.items()}
 
 
 def test_environment_has_the_locked_torch_and_torchvision():
     versions, pins = locked(), conda_pins()
     for name in ("torch", "torchvision"):
-        assert pins[name] == SpecifierSet(f"=={versions[name]}"), (
-            f"environment.yml pins another {name} than the lock"
-        )
+        assert pins[name] == SpecifierSet(f"=={versions[name]}"), f"environment.yml pins another {name} than the lock"
 
 
 def test_lock_has_the_pair_that_pyproject_constrains():
@@ -136,9 +122,7 @@ def test_environment_agrees_with_the_lock():
 def test_environment_has_a_python_that_the_project_supports():
     minors = [f"3.{minor}" for minor in range(30)]
     allowed = {minor for minor in minors if conda_pins()["python"].contains(f"{minor}.5")}
-    assert allowed == set(PYTHONS) and all(
-        SpecifierSet(PROJECT["requires-python"]).contains(p) for p in allowed
-    )
+    assert allowed == set(PYTHONS) and all(SpecifierSet(PROJECT["requires-python"]).contains(p) for p in allowed)
 
 
 def test_environment_installs_the_rest_from_this_package():
@@ -153,17 +137,13 @@ def test_environment_installs_the_rest_from_this_package():
 def cells(notebook: Path, kind: str = "code") -> list[dict]:
     found = json.loads(notebook.read_text())["cells"]
     return [
-        c | {"source": "".join(c["source"])}
-        for c in found
-        if c["cell_type"] == kind and "".join(c["source"]).strip()
+        c | {"source": "".join(c["source"])} for c in found if c["cell_type"] == kind and "".join(c["source"]).strip()
     ]
 
 
 def parsed(source: str) -> ast.Module:
     """The syntax tree of a cell; lines of IPython (%, !) do not count."""
-    return ast.parse(
-        "\n".join("pass" if line.startswith(("%", "!")) else line for line in source.splitlines())
-    )
+    return ast.parse("\n".join("pass" if line.startswith(("%", "!")) else line for line in source.splitlines()))
 
 
 def each_notebook(test):
@@ -178,9 +158,7 @@ def test_every_notebook_is_in_the_suite():
 
 
 def test_notebooks_lie_where_they_are_tested():
-    elsewhere = {
-        path for folder in ("ovenet_core", "tests", "docs") for path in (ROOT / folder).rglob("*.ipynb")
-    }
+    elsewhere = {path for folder in ("ovenet_core", "tests", "docs") for path in (ROOT / folder).rglob("*.ipynb")}
     assert not elsewhere | set(ROOT.glob("*.ipynb")) | (set((ROOT / "notebooks").rglob("*/*.ipynb")))
 
 
@@ -190,9 +168,7 @@ def test_parameters_are_annotated_literals_in_one_cell(notebook):
     assert len(tagged) == 1, "papermill needs exactly one cell tagged parameters"
     for statement in parsed(tagged[0]["source"]).body:
         text = ast.unparse(statement)
-        assert isinstance(statement, ast.AnnAssign) and statement.value is not None, (
-            f"{text}: write name: type = value"
-        )
+        assert isinstance(statement, ast.AnnAssign) and statement.value is not None, f"{text}: write name: type = value"
         ast.literal_eval(statement.value)  # ValueError: not a literal, so papermill cannot replace it
 
 
@@ -212,9 +188,7 @@ def test_code_cells_are_short(notebook):
 @each_notebook
 def test_notebook_is_stored_as_executed_from_top_to_bottom(notebook):
     code = cells(notebook)
-    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), (
-        "run all cells, then save"
-    )
+    assert [cell["execution_count"] for cell in code] == list(range(1, len(code) + 1)), "run all cells, then save"
     kinds = [output["output_type"] for cell in code for output in cell["outputs"]]
     assert kinds and "error" not in kinds
 
@@ -256,9 +230,7 @@ def test_links_of_the_readme_lead_somewhere():
     links = [link for link in re.findall(r"\]\(([^)#]+)", README) if "://" not in link]
     files = [path for path in re.findall(r"`([\w./]+\.\w+)`", README) if "/" in path]
     assert links
-    missing = [
-        path for path in [*links, *files] if not (ROOT / path).exists() and not path.startswith("runs/")
-    ]
+    missing = [path for path in [*links, *files] if not (ROOT / path).exists() and not path.startswith("runs/")]
     assert not missing
 
 
@@ -278,9 +250,7 @@ def test_make_explains_every_target():
 
 
 def test_commands_of_the_readme_exist():
-    commands = re.findall(
-        r"\bmake ([a-z]+)\b", "\n".join(re.findall(r"`[^`\n]+`|^make .*", README, re.MULTILINE))
-    )
+    commands = re.findall(r"\bmake ([a-z]+)\b", "\n".join(re.findall(r"`[^`\n]+`|^make .*", README, re.MULTILINE)))
     assert {"quickstart", "test"} <= set(commands) <= set(targets())
 
 
@@ -289,8 +259,16 @@ def test_the_top_level_has_what_the_readme_lists_and_what_tools_expect():
     if listed.returncode:
         pytest.skip("not a git repository")
     folders = {"notebooks", "ovenet_core", "results", "tests", "docs", "workflow", ".ci"}
-    files = {"README.md", "LICENSE", "CITATION.cff", "Makefile", "environment.yml", "pyproject.toml",
-             "requirements.lock", ".gitignore"}
+    files = {
+        "README.md",
+        "LICENSE",
+        "CITATION.cff",
+        "Makefile",
+        "environment.yml",
+        "pyproject.toml",
+        "requirements.lock",
+        ".gitignore",
+    }
     assert {path.split("/")[0] for path in listed.stdout.splitlines()} == folders | files
 
 

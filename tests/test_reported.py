@@ -23,14 +23,19 @@ TABLES = ("table1", "table2", "table3", "table4", "table5", "table6", "text")
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "paper_arithmetic.md").read_text()
 CLASSES = [label.name for label in CITYSCAPES_LABELS if label.train_id != IGNORE]
 CONDITIONS = ["fog", "night", "rain", "snow"]
-PRINTED = {"miou": "mIoU", "mean_instance_iou": "iIoU cla.", "mean_category_iou": "IoU cat.",
-           "mean_category_instance_iou": "iIoU cat.", "iou": "IoU"}
+PRINTED = {
+    "miou": "mIoU",
+    "mean_instance_iou": "iIoU cla.",
+    "mean_category_iou": "IoU cat.",
+    "mean_category_instance_iou": "iIoU cat.",
+    "iou": "IoU",
+}
 TABLE = {name: read(name) for name in TABLES}
 
 
 def half(decimals: int) -> float:
     """Half a unit of the last printed decimal, and a little for binary fractions."""
-    return 0.5 * 10.0 ** -decimals + 1e-9
+    return 0.5 * 10.0**-decimals + 1e-9
 
 
 def documented(*header: str) -> list[tuple[str, ...]]:
@@ -109,12 +114,16 @@ def test_no_number_is_there_twice(table):
 @pytest.mark.parametrize("table", ["table2", "table3"])
 def test_each_system_has_the_classes_of_cityscapes_in_order_and_the_mean(table):
     frame = TABLE[table]
-    groups = [list(rows) for _, rows in itertools.groupby(
-        frame.itertuples(), lambda row: (row.preset, getattr(row, "condition", "")))]
+    groups = [
+        list(rows)
+        for _, rows in itertools.groupby(frame.itertuples(), lambda row: (row.preset, getattr(row, "condition", "")))
+    ]
     assert len(groups) == {"table2": 4, "table3": 10}[table]
     for rows in groups:
         assert [(row.metric, row[frame.columns.get_loc("class") + 1]) for row in rows] == [
-            *(("iou", name) for name in CLASSES), ("miou", "")]
+            *(("iou", name) for name in CLASSES),
+            ("miou", ""),
+        ]
 
 
 @pytest.mark.parametrize("table", ["table1", "table2", "table3", "table4", "table5", "text"])
@@ -153,8 +162,14 @@ def test_printed_means_are_those_of_the_classes():
             if abs(printed.value - computed) > half(printed.decimals) + half(classes["decimals"].max()):
                 wrong.append(key)
                 digits = printed.decimals + 1
-                rows.append((f"{printed.source}, {', '.join(key)}", f"{printed.value:.{printed.decimals}f}",
-                             f"{computed:.{digits}f}", f"{printed.value - computed:+.{digits}f}"))
+                rows.append(
+                    (
+                        f"{printed.source}, {', '.join(key)}",
+                        f"{printed.value:.{printed.decimals}f}",
+                        f"{computed:.{digits}f}",
+                        f"{printed.value - computed:+.{digits}f}",
+                    )
+                )
     assert wrong == [("HRNet",), ("HRNet + OCR",), ("fog", "HRNet"), ("rain", "HRNet")]
     assert documented("where", "printed mIoU", "mean of the classes", "difference") == rows
 
@@ -185,8 +200,9 @@ def test_the_text_has_the_first_rows_of_table_5():
 
 def test_all_conditions_together_lie_between_the_lowest_and_the_highest():
     # The IoU over all pictures is a weighted mean of the conditions' IoU, the weights being their unions.
-    scores = TABLE["table3"].query("metric == 'iou'").pivot(
-        index=["method", "class"], columns="condition", values="value")
+    scores = (
+        TABLE["table3"].query("metric == 'iou'").pivot(index=["method", "class"], columns="condition", values="value")
+    )
     slack = 2 * half(1)
     assert (scores["all"] >= scores[CONDITIONS].min(axis=1) - slack).all()
     assert (scores["all"] <= scores[CONDITIONS].max(axis=1) + slack).all()
@@ -214,19 +230,32 @@ def test_gains_are_the_differences_of_the_tables():
             what = (row["preset"], metric, row["class"], row["condition"])
             wrong.append(what)
             place = ", ".join(filter(None, what[1:]))
-            rows.append((f"{row['source']}, {row['preset']} over {row['over']}, {place}",
-                         f"{row['value']:.{row['decimals']}f}", f"{computed:.1f}", f"{row['value'] - computed:+.1f}"))
-    assert wrong == [("cityscapes/ovenet", "iIoU cat.", "", ""), ("acdc/ovenet", "IoU", "bus", "fog"),
-                     ("acdc/ovenet", "IoU", "truck", "fog")]
+            rows.append(
+                (
+                    f"{row['source']}, {row['preset']} over {row['over']}, {place}",
+                    f"{row['value']:.{row['decimals']}f}",
+                    f"{computed:.1f}",
+                    f"{row['value'] - computed:+.1f}",
+                )
+            )
+    assert wrong == [
+        ("cityscapes/ovenet", "iIoU cat.", "", ""),
+        ("acdc/ovenet", "IoU", "bus", "fog"),
+        ("acdc/ovenet", "IoU", "truck", "fog"),
+    ]
     assert documented("where", "printed gain", "gain in the table", "difference") == rows
     assert len(list(gains())) == 8
 
 
 def test_the_wrongly_named_gain_is_that_of_the_instances():
-    ours, theirs = (value("table1", preset=f"cityscapes/{name}", metric="mean_instance_iou")
-                    for name in ("ovenet", "hrnet"))
-    (named,) = [row["value"] for row, computed in gains()
-                if row["benchmark"] == "cityscapes" and abs(row["value"] - computed) > half(row["decimals"])]
+    ours, theirs = (
+        value("table1", preset=f"cityscapes/{name}", metric="mean_instance_iou") for name in ("ovenet", "hrnet")
+    )
+    (named,) = [
+        row["value"]
+        for row, computed in gains()
+        if row["benchmark"] == "cityscapes" and abs(row["value"] - computed) > half(row["decimals"])
+    ]
     assert named == pytest.approx(ours - theirs)
 
 
@@ -242,9 +271,13 @@ def test_truck_gains_most_in_fog():
 def compared():
     """(where, numbers) of each group of numbers that are compared with each other."""
     table2 = TABLE["table2"].assign(pair=TABLE["table2"]["method"].str.contains("OCR").map({True: "OCR", False: ""}))
-    frames = {"table1": (TABLE["table1"], ["trained_on", "metric"]), "table2": (table2, ["pair", "metric", "class"]),
-              "table3": (TABLE["table3"], ["condition", "metric", "class"]),
-              "table4": (TABLE["table4"], ["condition"]), "table5": (TABLE["table5"], ["metric"])}
+    frames = {
+        "table1": (TABLE["table1"], ["trained_on", "metric"]),
+        "table2": (table2, ["pair", "metric", "class"]),
+        "table3": (TABLE["table3"], ["condition", "metric", "class"]),
+        "table4": (TABLE["table4"], ["condition"]),
+        "table5": (TABLE["table5"], ["metric"]),
+    }
     for frame, by in frames.values():
         for key, group in frame.groupby(by, sort=False):
             words = [PRINTED.get(word, word) for word in key if word not in ("", "iou", "OCR")]
@@ -261,9 +294,15 @@ def test_bold_is_the_best_of_its_group():
         found = ties if set(bold.index) < set(best.index) and len(bold) else wrong
         found.append((where, *(" and ".join(map(shown, rows.itertuples())) for rows in (bold, others))))
     assert [where for where, *_ in wrong] == [
-        "Table 1, trainval, IoU cat.", "Table 2, traffic sign", "Table 2, terrain"]
+        "Table 1, trainval, IoU cat.",
+        "Table 2, traffic sign",
+        "Table 2, terrain",
+    ]
     assert [where for where, *_ in ties] == [
-        "Table 3, rain, sky", "Table 3, rain, motorcycle", "Table 3, rain, bicycle"]
+        "Table 3, rain, sky",
+        "Table 3, rain, motorcycle",
+        "Table 3, rain, bicycle",
+    ]
     assert documented("where", "bold", "best") == wrong
     assert documented("where", "bold", "as good") == ties
 
@@ -340,8 +379,9 @@ def test_what_the_text_says_of_table_5_is_true_of_it():
 
 
 def test_ovenet_learned_on_train_is_above_hrnet_learned_on_train_and_val():
-    ours, theirs = (value("table1", preset=name, metric="miou") for name in ("cityscapes/ovenet",
-                                                                             "cityscapes-trainval/hrnet"))
+    ours, theirs = (
+        value("table1", preset=name, metric="miou") for name in ("cityscapes/ovenet", "cityscapes-trainval/hrnet")
+    )
     assert ours > theirs
 
 

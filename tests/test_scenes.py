@@ -39,10 +39,13 @@ def contents(root: Path, below: str = "**/*.*g") -> dict[str, bytes]:
 def test_same_seed_draws_the_same_in_another_process():
     scene = draw_scene(5, 48, 96)
     here = [zlib.crc32(array.tobytes()) for array in (scene.image, scene.label_ids, scene.instance_ids)]
-    code = ("import zlib; from ovenet_core.scenes import draw_scene; s = draw_scene(5, 48, 96); "
-            "print([zlib.crc32(a.tobytes()) for a in (s.image, s.label_ids, s.instance_ids)])")
-    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                           cwd=Path(__file__).parents[1]).stdout
+    code = (
+        "import zlib; from ovenet_core.scenes import draw_scene; s = draw_scene(5, 48, 96); "
+        "print([zlib.crc32(a.tobytes()) for a in (s.image, s.label_ids, s.instance_ids)])"
+    )
+    there = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+    ).stdout
     assert str(here) == there.strip()
 
 
@@ -72,7 +75,7 @@ def test_all_classes_occur(drawn):
 def test_the_rare_vehicles_come_in_any_four_scenes(drawn):
     rare = [CITYSCAPES.class_names.index(name) for name in ("bus", "train", "motorcycle", "truck")]
     for start in range(0, 16, 4):
-        found = np.unique([CITYSCAPES.lookup[scene.label_ids] for scene in drawn[start:start + 4]])
+        found = np.unique([CITYSCAPES.lookup[scene.label_ids] for scene in drawn[start : start + 4]])
         assert set(rare) <= set(found.tolist())
 
 
@@ -100,10 +103,12 @@ def test_every_rider_sits_on_something(drawn):
 
 def test_thin_structures_are_thin(drawn):
     """Most of the poles vanish under an opening by 9x9 pixels; cars do not."""
+
     def kept(name: str) -> float:
         masks = [(scene.label_ids == scenes.LABEL_ID[name]).astype(np.uint8) for scene in drawn]
         opened = [cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((9, 9), np.uint8)) for mask in masks]
         return np.sum(opened) / np.sum(masks)
+
     assert kept("pole") < 0.1
     assert kept("car") > 0.7
 
@@ -310,9 +315,15 @@ def test_a_given_folder_goes_before_the_places(tmp_path):
     assert open_data("acdc", str(tmp_path), [tmp_path]) == (ACDC, tmp_path)
 
 
-@pytest.mark.parametrize(("name", "root", "message"), [
-    ("acdc", "", "acdc is in none of"), ("acdc", "nowhere", "nowhere: no such folder"),
-    ("scenes/acd", "", "did you mean 'scenes/acdc'"), ("scenes/camvid", "", "expected one of.*scenes/ade20k")])
+@pytest.mark.parametrize(
+    ("name", "root", "message"),
+    [
+        ("acdc", "", "acdc is in none of"),
+        ("acdc", "nowhere", "nowhere: no such folder"),
+        ("scenes/acd", "", "did you mean 'scenes/acdc'"),
+        ("scenes/camvid", "", "expected one of.*scenes/ade20k"),
+    ],
+)
 def test_data_that_are_not_there_are_an_error(name, root, message, tmp_path):
     with pytest.raises(DataError, match=message):
         open_data(name, root, [tmp_path])

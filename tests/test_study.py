@@ -89,8 +89,10 @@ def test_the_interval_of_one_pair_is_that_of_a_bootstrap_by_hand():
 
 def test_where_all_pictures_are_alike_the_interval_is_the_t_interval_over_seeds():
     random = np.random.default_rng(1)
-    pairs = [(np.repeat(pictures(random, 0.8, 1), 40, axis=0), np.repeat(pictures(random, 0.7, 1), 40, axis=0))
-             for _ in range(3)]
+    pairs = [
+        (np.repeat(pictures(random, 0.8, 1), 40, axis=0), np.repeat(pictures(random, 0.7, 1), 40, axis=0))
+        for _ in range(3)
+    ]
     expected = over_seeds([float(miou(a[:1])[0] - miou(b[:1])[0]) for a, b in pairs])
     found = paired_difference(pairs)
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), rel=0.05)
@@ -119,8 +121,10 @@ def test_intervals_over_frames_of_one_video_are_wider_and_hold_the_truth_oftener
     for trial in range(60):
         random = np.random.default_rng(trial)
         advantage = np.repeat(0.08 * random.standard_normal(10), 10)
-        one, other = (np.concatenate([pictures(random, right, 1) for right in shares])
-                      for shares in (0.6 + advantage, np.full(100, 0.6)))
+        one, other = (
+            np.concatenate([pictures(random, right, 1) for right in shares])
+            for shares in (0.6 + advantage, np.full(100, 0.6))
+        )
         for place, alike in enumerate((1, 20)):
             found = paired_difference([(one, other)], draws=300, alike=alike)
             hits[place] += found.low <= 0 <= found.high
@@ -214,14 +218,38 @@ def study(tmp_path) -> Study:
     for seed in range(3):
         write_scored(tmp_path / f"h{seed}", "scenes/hrnet", seed, 0.7, random)
         ovenet = write_scored(tmp_path / f"o{seed}", "scenes/ovenet", seed, 0.8, random)
-        row = {"condition": "all", "by": "all", "group": "all", "length_median": 3 + seed / 10,
-               "seed_deeper": 0.3 + seed / 100, "random_deeper": 0.1, "brier": 0.03,
-               "brier_of_rate": 0.02 + seed / 1000, "f_right": 0.8, "f_wrong": 0.75 + seed / 100}
-        lengths = {"below 1": (10, 1.0, 0.5, 0.6), "1 to 2": (0, None, None, None),
-                   "2 to 4": (30, 1.5 + seed / 10, 0.9, 0.8), "4 to 8": (90, 9.0, 1.0, 1.0)}
-        bands = [row | {"by": "distance", "group": group, "pixels": pixels, "length_median": length, "brier": 0.01,
-                        "seed_has_label": rate, "confidence": f, "brier_of_rate": None}
-                 for group, (pixels, length, rate, f) in lengths.items()]
+        row = {
+            "condition": "all",
+            "by": "all",
+            "group": "all",
+            "length_median": 3 + seed / 10,
+            "seed_deeper": 0.3 + seed / 100,
+            "random_deeper": 0.1,
+            "brier": 0.03,
+            "brier_of_rate": 0.02 + seed / 1000,
+            "f_right": 0.8,
+            "f_wrong": 0.75 + seed / 100,
+        }
+        lengths = {
+            "below 1": (10, 1.0, 0.5, 0.6),
+            "1 to 2": (0, None, None, None),
+            "2 to 4": (30, 1.5 + seed / 10, 0.9, 0.8),
+            "4 to 8": (90, 9.0, 1.0, 1.0),
+        }
+        bands = [
+            row
+            | {
+                "by": "distance",
+                "group": group,
+                "pixels": pixels,
+                "length_median": length,
+                "brier": 0.01,
+                "seed_has_label": rate,
+                "confidence": f,
+                "brier_of_rate": None,
+            }
+            for group, (pixels, length, rate, f) in lengths.items()
+        ]
         analysis = {"split": "val", "offset_analysis": {"table": [row, *bands], "reliability": []}}
         (ovenet / "offset_analysis.json").write_text(json.dumps(analysis))
     return Study("scenes", collect(*find_runs(tmp_path)))
@@ -257,9 +285,14 @@ def test_f_at_right_and_wrong_seeds_lies_between_what_its_bins_allow(bins, study
     f = random.beta(6, 1, 2000)
     right = random.random(2000) < f**2
     place = (f * bins).astype(int)
-    binned = [{"pixels": n, "confidence": f[place == b].mean() if n else None,
-               "rate": right[place == b].mean() if n else None}
-              for b, n in enumerate(np.bincount(place, minlength=bins).tolist())]
+    binned = [
+        {
+            "pixels": n,
+            "confidence": f[place == b].mean() if n else None,
+            "rate": right[place == b].mean() if n else None,
+        }
+        for b, n in enumerate(np.bincount(place, minlength=bins).tolist())
+    ]
     for name in ("f_right", "f_wrong"):
         assert study.analyses()[0][name] == (row[name], row[name])
         del row[name]
@@ -283,8 +316,14 @@ def test_what_is_near_a_boundary_is_asked_at_several_widths(study, tmp_path):
     """The gain against sums of pixels; HRNet has 40 near (of 100), OVeNet 40 + seed, and 5 more of the others."""
     for seed in range(3):
         for folder, near, every in (("h", 40, 100), ("o", 40 + seed, 105 + seed)):
-            answer = {"pixel_accuracy": every / 130, "boundaries": {"trimap": {
-                str(width): {"pixel_accuracy": near / {4: 40, 8: 130, 16: 130}[width]} for width in (4, 8, 16)}}}
+            answer = {
+                "pixel_accuracy": every / 130,
+                "boundaries": {
+                    "trimap": {
+                        str(width): {"pixel_accuracy": near / {4: 40, 8: 130, 16: 130}[width]} for width in (4, 8, 16)
+                    }
+                },
+            }
             outputs = {"S_i": answer} if folder == "h" else {"S_f": answer}
             (tmp_path / f"{folder}{seed}/evaluation.json").write_text(json.dumps({"metrics": outputs}))
     table = widths(study).set_index("")
@@ -347,8 +386,11 @@ def test_offsets_are_counted_where_they_were_analysed_and_scores_where_they_were
         ("pictures.csv.gz", b"", "04_evaluation"),
         ("pictures.csv.gz", gzip.compress(b"output,picture\n" * 99)[:-9], "04_evaluation"),
         ("pictures.csv.gz", gzip.compress(b"output,picture,label,prediction,pixels\nS_f,a,0,0,1\n"), "04_evaluation"),
-        ("pictures.csv.gz", gzip.compress(b"output,picture,label,prediction,pixels,near\nS_f,a,140,0,1,1\n"),
-         "04_evaluation"),
+        (
+            "pictures.csv.gz",
+            gzip.compress(b"output,picture,label,prediction,pixels,near\nS_f,a,140,0,1,1\n"),
+            "04_evaluation",
+        ),
         ("offset_analysis.json", b'{"split"', "08_offset_analysis"),
         ("offset_analysis.json", b'{"split": "val"}', "08_offset_analysis"),
         ("offset_analysis.json", b'{"split": "val", "offset_analysis": {"table": []}}', "08_offset_analysis"),
@@ -366,7 +408,8 @@ def test_names_of_pictures_are_text(study, tmp_path):
     for folder in ("h0", "o0"):
         counts = pd.read_csv(tmp_path / folder / "pictures.csv.gz")
         counts.replace({"picture": {"p1": "001", "p2": "01", "p3": "NA"}}).to_csv(
-            tmp_path / folder / "pictures.csv.gz", index=False)
+            tmp_path / folder / "pictures.csv.gz", index=False
+        )
     assert study.difference("ovenet", "hrnet").seeds == 3
     assert {"001", "01", "NA"} <= {*study.tallies(study.runs("hrnet")[0])[0]}
 
@@ -392,8 +435,11 @@ def test_draws_without_a_pixel_to_score_leave_an_interval_of_the_others():
 
 def test_a_seed_without_a_pixel_to_measure_by_does_not_count(study, tmp_path):
     """As of a network that has one class everywhere."""
-    nothing = dict.fromkeys(("seed_deeper", "random_deeper"), None) | {"brier": 0.1, "brier_of_rate": 0.0,
-                                                                           "seed_has_label": 1.0}
+    nothing = dict.fromkeys(("seed_deeper", "random_deeper"), None) | {
+        "brier": 0.1,
+        "brier_of_rate": 0.0,
+        "seed_has_label": 1.0,
+    }
     for seed, seeds in ((1, 2), (0, 1), (2, 0)):
         path = tmp_path / f"o{seed}/offset_analysis.json"
         analysis = json.loads(path.read_text())
@@ -460,8 +506,14 @@ def test_counts_of_pictures_are_their_confusion_matrices():
     evaluation = Evaluation.__new__(Evaluation)
     object.__setattr__(evaluation, "pictures", (PictureScores("a", 0.5, 0.5, ((0, 0, 9, 3), (1, 0, 4, 4))),))
     frame = picture_counts({"S_i": evaluation})
-    assert frame.to_dict("list") == {"output": ["S_i"] * 2, "picture": ["a"] * 2, "label": [0, 1], "prediction": [0, 0],
-                                     "pixels": [9, 4], "near": [3, 4]}
+    assert frame.to_dict("list") == {
+        "output": ["S_i"] * 2,
+        "picture": ["a"] * 2,
+        "label": [0, 1],
+        "prediction": [0, 0],
+        "pixels": [9, 4],
+        "near": [3, 4],
+    }
 
 
 # -- What is committed
@@ -482,8 +534,10 @@ def test_pages_have_the_results_that_there_are(page, section, report, monkeypatc
 
 def test_costs_on_a_gpu_are_shares_of_what_was_measured(tmp_path):
     row = {"experiment": "cityscapes/ovenet", "batch_size": 12, "crop": [512, 1024], "channels_last": False}
-    rows = [row | {"precision": "float32", "pictures_per_second": 10.0, "peak_gib": 30.0},
-            row | {"precision": "bfloat16", "channels_last": True, "pictures_per_second": 25.0, "peak_gib": 15.0}]
+    rows = [
+        row | {"precision": "float32", "pictures_per_second": 10.0, "peak_gib": 30.0},
+        row | {"precision": "bfloat16", "channels_last": True, "pictures_per_second": 25.0, "peak_gib": 15.0},
+    ]
     (tmp_path / "switches.json").write_text(json.dumps({"rows": rows[:1]}))
     (tmp_path / "compiled.json").write_text(json.dumps({"rows": [rows[1] | {"compile": True}]}))
     (tmp_path / "compiled-study.json").write_text(json.dumps({"rows": [rows[1] | {"experiment": "camvid/ovenet"}]}))

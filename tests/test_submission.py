@@ -260,8 +260,12 @@ def filled(path: Path, data: Benchmark, values: dict[tuple[str, str, str], str])
 
 
 def test_a_form_filled_in_becomes_scores_as_in_a_result(tmp_path):
-    values = {("", "", "miou"): "73.0", ("", "road", "iou"): "95.8", ("fog", "", "miou"): "72.1",
-              ("fog", "bus", "iou"): "0"}
+    values = {
+        ("", "", "miou"): "73.0",
+        ("", "road", "iou"): "95.8",
+        ("fog", "", "miou"): "72.1",
+        ("fog", "bus", "iou"): "0",
+    }
     scores = read_scores(filled(tmp_path / "server.csv", WEATHER, values), WEATHER)
     fog = {"miou": 0.721, "iou": {"bus": 0}}
     assert scores == {"test": {"miou": 0.73, "iou": {"road": 0.958}, "conditions": {"fog": fog}}}

@@ -18,12 +18,24 @@ def write_run(folder: Path, name: str, seed: int, miou: float, **changes) -> Pat
     """A result.json as training leaves it, with scores that follow from one number."""
     spec = preset(name, **changes.pop("overrides", {}))
     outputs = ["S_i"] if spec.offset_branch is None else ["S_i", "S_s", "S_f"]
-    scores = {"miou": miou, "pixel_accuracy": 0.9, "mean_accuracy": 0.8, "iou": {"road": miou, "sky": None},
-              "conditions": {"fog": {"miou": miou / 2, "iou": {"road": miou / 4}}}}
+    scores = {
+        "miou": miou,
+        "pixel_accuracy": 0.9,
+        "mean_accuracy": 0.8,
+        "iou": {"road": miou, "sky": None},
+        "conditions": {"fog": {"miou": miou / 2, "iou": {"road": miou / 4}}},
+    }
     metrics = {output: scores | {"miou": miou - 0.01 * (len(outputs) - 1 - i)} for i, output in enumerate(outputs)}
-    result = {"seed": seed, "metrics": metrics, "split": spec.val_split, "commit": "a" * 40,
-              "data_fingerprint": "f" * 64, "duration_seconds": 60.0, "finished": f"2026-01-01T00:00:{seed:02d}Z",
-              "experiment": asdict(spec)} | changes
+    result = {
+        "seed": seed,
+        "metrics": metrics,
+        "split": spec.val_split,
+        "commit": "a" * 40,
+        "data_fingerprint": "f" * 64,
+        "duration_seconds": 60.0,
+        "finished": f"2026-01-01T00:00:{seed:02d}Z",
+        "experiment": asdict(spec),
+    } | changes
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps(result))
     return folder
@@ -229,8 +241,10 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path):
 
 def frame(reported: list[float], reproduced: list[float]) -> pd.DataFrame:
     same = {"column": "c", "among": "c", "sd": np.nan, "seeds": 1, "state": "reproduced", "decimals": 1, "command": ""}
-    rows = [{"row": f"r{i}", "reported": a, "reproduced": b, "difference": b - a, "folders": "runs/x"} | same
-            for i, (a, b) in enumerate(zip(reported, reproduced, strict=True))]
+    rows = [
+        {"row": f"r{i}", "reported": a, "reproduced": b, "difference": b - a, "folders": "runs/x"} | same
+        for i, (a, b) in enumerate(zip(reported, reproduced, strict=True))
+    ]
     return pd.DataFrame(rows)
 
 

@@ -84,6 +84,7 @@ def test_a_stopped_run_continues_bit_for_bit(scenes, finished, tmp_path, stops):
 
 def test_a_run_interrupted_at_its_very_end_is_finished(scenes, finished, tmp_path, monkeypatch):
     """After the last snapshot, while the data are fingerprinted."""
+
     def interrupt(samples):
         raise KeyboardInterrupt
 
@@ -204,8 +205,11 @@ def test_a_damaged_snapshot_is_refused_by_name(scenes, tmp_path):
         trainer(scenes, tmp_path)
 
 
-@pytest.mark.parametrize("content", [{}, {"model": {}}, [1], torch.zeros(2), {"seed": 0, "experiment": {}}],
-                         ids=["empty", "other keys", "list", "tensor", "no hash"])
+@pytest.mark.parametrize(
+    "content",
+    [{}, {"model": {}}, [1], torch.zeros(2), {"seed": 0, "experiment": {}}],
+    ids=["empty", "other keys", "list", "tensor", "no hash"],
+)
 def test_a_snapshot_of_something_else_is_refused_by_name(scenes, tmp_path, content):
     torch.save(content, tmp_path / "snapshot.pt")
     with pytest.raises(SnapshotError, match=r"snapshot\.pt holds something else than a run, .*move it away"):
@@ -439,8 +443,6 @@ def test_only_the_offset_head_is_trained_when_frozen(scenes, tmp_path):
     run.run(stop_after=2)
     changed = {name.split(".")[0] for name, value in run.network.state_dict().items() if not value.equal(before[name])}
     assert changed == {"offset_head"}
-
-
 
 
 def test_a_frozen_run_starts_from_the_trained_baseline(scenes, tmp_path):

@@ -103,6 +103,7 @@ def test_the_wet_road_mirrors_what_stands_on_it():
         view.ids[view.depth < 1000] = LABEL_ID["road"]
         view.shade_ground([board(12, 12, colour)], np.array((0.0, 1.0, 0.0)))
         return view.image.astype(int)
+
     difference = road((250, 0, 0)) - road((0, 0, 0))
     assert difference[..., 0].max() > 40
     assert not difference[..., 1:].any()

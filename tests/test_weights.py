@@ -144,8 +144,9 @@ def test_imagenet_trunk_loads_and_reports_the_rest(imagenet, trunk):
     assert report.unused == dict.fromkeys(imagenet.keys() - trunk.keys(), "the ImageNet classification head")
     assert report.initial == {"semantic_head": "the file has no weights for it"}
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.semantic_head.state_dict().items())
-    assert torch.equal(network.trunk.stages["4"].blocks[2].branches[3][3].conv2.weight,
-                       imagenet["stage4.2.branches.3.3.conv2.weight"])
+    assert torch.equal(
+        network.trunk.stages["4"].blocks[2].branches[3][3].conv2.weight, imagenet["stage4.2.branches.3.3.conv2.weight"]
+    )
 
 
 def test_report_in_words_has_all_that_happened(imagenet, trunk):
@@ -183,8 +184,11 @@ def test_offset_head_of_the_file_is_not_overwritten_by_the_trunk(hrnet):
     own = w18(branch=4)
     shapes = {name: tuple(v.shape) for name, v in own.state_dict().items() if name.startswith("offset_head.")}
     official = {
-        name.replace(OFFSET_STAGE_4 + "blocks.", "stage4_2.").replace(OFFSET_STAGE_4 + "transition.", "transition3_2."):
-        shape for name, shape in shapes.items() if name.startswith(OFFSET_STAGE_4)
+        name.replace(OFFSET_STAGE_4 + "blocks.", "stage4_2.").replace(
+            OFFSET_STAGE_4 + "transition.", "transition3_2."
+        ): shape
+        for name, shape in shapes.items()
+        if name.startswith(OFFSET_STAGE_4)
     }
     official |= {
         f"offset_layer.{index}.{kind}": shapes[f"offset_head.head.{ours}.{kind}"]
@@ -309,8 +313,10 @@ def test_a_widened_trunk_computes_in_its_first_channels_what_the_narrow_one_does
             assert (a[:, : b.shape[1]] - b).abs().max() <= 1e-13 * b.abs().max()
             assert stage == 1 or a[:, b.shape[1] :].any()
     if branch:
-        copies, stages = (wide.state_dict()[f"{part}.stages.4.blocks.0.branches.0.0.conv1.weight"] for part in
-                          ("offset_head", "trunk"))
+        copies, stages = (
+            wide.state_dict()[f"{part}.stages.4.blocks.0.branches.0.0.conv1.weight"]
+            for part in ("offset_head", "trunk")
+        )
         assert torch.equal(copies[:18], stages[:18]) and not copies[:18, 18:].any()
 
 

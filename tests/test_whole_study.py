@@ -37,8 +37,9 @@ def test_from_nothing_to_tables_figures_and_claims(tmp_path):
     assert list((report / "figures").glob("*.png")) and list((report / "figures").glob("*.pdf"))
 
 
-@pytest.mark.parametrize(("variants", "overrides"), [([], {"epochs": 1}),
-                                                     (["--variants", "hrnet", "ovenet"], {"tau": 0.3})])
+@pytest.mark.parametrize(
+    ("variants", "overrides"), [([], {"epochs": 1}), (["--variants", "hrnet", "ovenet"], {"tau": 0.3})]
+)
 def test_what_fails_does_not_stop_the_rest_and_is_told_at_the_end(tmp_path, monkeypatch, variants, overrides):
     called = []
 

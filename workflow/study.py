@@ -42,8 +42,12 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), help="all, if none is named")
     parser.add_argument("--data-root", default="", help="where the data set lies, if not in data/ of the project")
     parser.add_argument("--weights-root", default="", help="where the initial weights lie, if not in weights/ of it")
-    parser.add_argument("--gpus", type=int, default=torch.cuda.device_count(),
-                        help="GPUs to share out, one to a cell; by default those that there are")
+    parser.add_argument(
+        "--gpus",
+        type=int,
+        default=torch.cuda.device_count(),
+        help="GPUs to share out, one to a cell; by default those that there are",
+    )
     parser.add_argument("--root", default="runs/study", help="where the runs go")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="further settings of the grid")
     options = parser.parse_args()

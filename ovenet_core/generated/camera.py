@@ -55,8 +55,9 @@ class Camera:
         roughness: (256,), strength of the texture of each label id, in grey levels.
     """
 
-    def __init__(self, seed: int, height: int, width: int, moods: Sequence[Mood], background: int,
-                 roughness: np.ndarray):
+    def __init__(
+        self, seed: int, height: int, width: int, moods: Sequence[Mood], background: int, roughness: np.ndarray
+    ):
         if min(height, width) < 16:
             raise ValueError(f"size {height}x{width}: expected 16 pixels or more to a side; make it larger")
         if seed < 0:
@@ -86,8 +87,10 @@ class Camera:
         margin = 3 * 16  # smooth edges reach beyond the corners
         seen = ((high > -margin) & (low < np.array(self.ids.shape[::-1]) * 16 + margin)).all(1)
         spans = zip(faces, starts.tolist(), ends.tolist(), seen.tolist(), strict=True)
-        return [list(corners[start:end].reshape(-1, face.points.shape[-2], 2)) if visible else []
-                for face, start, end, visible in spans]
+        return [
+            list(corners[start:end].reshape(-1, face.points.shape[-2], 2)) if visible else []
+            for face, start, end, visible in spans
+        ]
 
     def paint(self, faces: Sequence[Face], haze: bool = True):
         depth = np.array([face.points.flat[2] for face in faces])[:, None]

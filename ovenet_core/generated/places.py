@@ -16,14 +16,33 @@ INDOORS = "LBKWOH"
 _NUMBER = 256  # the instance id is label id + 256 * number of the thing, which is 0 for what is no thing
 _ID = {thing.name: index for index, thing in enumerate(THINGS, 1)}
 _THING = {thing.name: thing for thing in THINGS}
-_LAMPLIGHT = tuple(Mood((0, 0, 0), (0, 0, 0), 0.0, 0.0, tint)
-                   for tint in ((1.0, 1.0, 1.0), (1.07, 0.99, 0.86), (0.92, 0.97, 1.03), (0.8, 0.78, 0.76)))
-_SUPPORTS = {"bed": 0.55, "sofa": 0.48, "table": 1.0, "desk": 1.0, "coffee table": 1.0, "kitchen island": 1.0,
-             "counter": 1.0, "countertop": 1.0, "bar": 1.0}  # what things are put on, and how far up
+_LAMPLIGHT = tuple(
+    Mood((0, 0, 0), (0, 0, 0), 0.0, 0.0, tint)
+    for tint in ((1.0, 1.0, 1.0), (1.07, 0.99, 0.86), (0.92, 0.97, 1.03), (0.8, 0.78, 0.76))
+)
+_SUPPORTS = {
+    "bed": 0.55,
+    "sofa": 0.48,
+    "table": 1.0,
+    "desk": 1.0,
+    "coffee table": 1.0,
+    "kitchen island": 1.0,
+    "counter": 1.0,
+    "countertop": 1.0,
+    "bar": 1.0,
+}  # what things are put on, and how far up
 _ROUGH_SHAPES = {"tree": 26, "plant": 22, "hill": 18, "mountain": 14, "rock": 16, "waterfall": 16, "animal": 10}
 # Strength of the texture, in grey levels: strong on what grows and on the ground, and different for the other classes.
-_ROUGHNESS = np.float32([6, *(_ROUGH_SHAPES.get(thing.shape, 14 if thing.place == "base" else 2 + 5 * index % 7)
-                              for index, thing in enumerate(THINGS)), *[0] * 105])
+_ROUGHNESS = np.float32(
+    [
+        6,
+        *(
+            _ROUGH_SHAPES.get(thing.shape, 14 if thing.place == "base" else 2 + 5 * index % 7)
+            for index, thing in enumerate(THINGS)
+        ),
+        *[0] * 105,
+    ]
+)
 _ROUGHNESS[[_ID["sky"], _ID["ceiling"], _ID["sea"], _ID["lake"], _ID["water"]]] = 0, 2, 7, 4, 5
 
 
@@ -84,8 +103,11 @@ class Place:
 
     def next(self, places: str, count: int, names: Sequence[str] = ()) -> list[Thing]:
         """The next things of this kind of place that go to one of `places`, in the order of the table, and mixed."""
-        fit = [thing for thing in THINGS if self.kind in thing.kinds and thing.place in places.split()
-               and (not names or thing.name in names)]
+        fit = [
+            thing
+            for thing in THINGS
+            if self.kind in thing.kinds and thing.place in places.split() and (not names or thing.name in names)
+        ]
         chosen = [fit[(self.turn * count + i) % len(fit)] for i in range(min(count, len(fit)))]
         return [chosen[i] for i in self.rng.permutation(len(chosen))]
 
@@ -113,9 +135,18 @@ class Place:
         faces = []
         if thing.shape in SOLID and not turn:
             deep, side = min(0.7, 0.6 * thing.width), -width / 2 if x > 0 else width / 2
-            for corners, tone in ((((side, 0, 0), (side, height, 0), (side, height, deep), (side, 0, deep)), 0.68),
-                                  (((-width / 2, height, 0), (width / 2, height, 0), (width / 2, height, deep),
-                                    (-width / 2, height, deep)), 1.18)):
+            for corners, tone in (
+                (((side, 0, 0), (side, height, 0), (side, height, deep), (side, 0, deep)), 0.68),
+                (
+                    (
+                        (-width / 2, height, 0),
+                        (width / 2, height, 0),
+                        (width / 2, height, deep),
+                        (-width / 2, height, deep),
+                    ),
+                    1.18,
+                ),
+            ):
                 if tone > 1 or thing.shape not in ("table", "desk"):  # between their legs one sees through
                     faces.append(Face(np.array(corners) + origin, tones[0] * tone, ident))
         flip = self.rng.choice((-1, 1))
@@ -170,19 +201,24 @@ class Place:
         self.floor = self.colour(_THING["floor"].colour, 26)
         paint, white = self.colour(_THING["wall"].colour, 26), self.colour(_THING["ceiling"].colour, 6)
         for (x0, y0), (x1, y1), tone, colour, name in (
-                ((-half, 0), (half, 0), 1, self.floor, "floor"), ((-half, top), (half, top), 0.95, white, "ceiling"),
-                ((-half, 0), (-half, top), 0.82, paint, "wall"), ((half, 0), (half, top), 0.9, paint, "wall")):
+            ((-half, 0), (half, 0), 1, self.floor, "floor"),
+            ((-half, top), (half, top), 0.95, white, "ceiling"),
+            ((-half, 0), (-half, top), 0.82, paint, "wall"),
+            ((half, 0), (half, top), 0.9, paint, "wall"),
+        ):
             quad = np.array(((x0, y0, 0.7), (x0, y0, end), (x1, y1, end), (x1, y1, 0.7)))
             self.ground.append(Face(quad, colour * tone, _ID[name]))
         quad = np.array(((-half, 0, end), (-half, top, end), (half, top, end), (half, 0, end)))
         self.ground.append(Face(quad, paint, _ID["wall"]))
         gap = self.rng.uniform(0.25, 0.7)
-        boards = [((x, 0, 0.7), (x, 0, end), (x + 0.02, 0, end), (x + 0.02, 0, 0.7))
-                  for x in np.arange(-half, half, gap)]
+        boards = [
+            ((x, 0, 0.7), (x, 0, end), (x + 0.02, 0, end), (x + 0.02, 0, 0.7)) for x in np.arange(-half, half, gap)
+        ]
         self.ground.append(Face(np.array(boards), self.floor * 0.8))
         if self.rng.random() < 0.5:
-            tiles = [((-half, 0, z), (-half, 0, z + 0.02), (half, 0, z + 0.02), (half, 0, z))
-                     for z in np.arange(1, end, gap)]
+            tiles = [
+                ((-half, 0, z), (-half, 0, z + 0.02), (half, 0, z + 0.02), (half, 0, z)) for z in np.arange(1, end, gap)
+            ]
             self.ground.append(Face(np.array(tiles), self.floor * 0.8))
 
     def serve(self, half: float, end: float):
@@ -196,7 +232,7 @@ class Place:
             z = self.rng.uniform(2.6, 3.3)
             x = side * min(0.45 * self.reach * z, half - 0.6 * support.width)
             self.put(support, x, z)
-            share = tops[index::len(supports)]
+            share = tops[index :: len(supports)]
             for thing, slot in zip(share, self.slots(len(share)), strict=True):
                 level = 0.96 * _SUPPORTS[support.name] * support.height
                 self.put(thing, x + 0.42 * slot * support.width, z - 0.01, level)
@@ -207,8 +243,15 @@ class Place:
         """A patch on the ground, from the distance z on."""
         width, depth = thing.width / 2 * self.rng.uniform(0.85, 1.2), thing.height
         drift = self.rng.uniform(-0.25, 0.25) * depth
-        self.lay(thing.name, ((x - width, 0, z), (x - width + drift, 0, z + depth), (x + width + drift, 0, z + depth),
-                              (x + width, 0, z)))
+        self.lay(
+            thing.name,
+            (
+                (x - width, 0, z),
+                (x - width + drift, 0, z + depth),
+                (x + width + drift, 0, z + depth),
+                (x + width, 0, z),
+            ),
+        )
 
     def landscape(self):
         bases = self.next("base", 2)

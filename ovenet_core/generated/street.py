@@ -101,8 +101,10 @@ class Street:
         axes, parts = np.array(((np.cos(turn), 0, np.sin(turn)), (0, 1, 0))), list(parts)
         points = np.concatenate([polygon for polygon, _ in parts]) @ axes + (x, 0, z)
         ends = list(accumulate(len(polygon) for polygon, _ in parts))
-        return [Face(points[start:end], colour, ident, True)
-                for start, end, (_, colour) in zip([0, *ends[:-1]], ends, parts, strict=True)]
+        return [
+            Face(points[start:end], colour, ident, True)
+            for start, end, (_, colour) in zip([0, *ends[:-1]], ends, parts, strict=True)
+        ]
 
     def pave(self, x0: Number, x1: Number, z0: Number, z1: Number, colour: Colour, name: str):
         quad = np.array(((x0, 0, z0), (x0, 0, z1), (x1, 0, z1), (x1, 0, z0)))
@@ -182,8 +184,11 @@ class Street:
         return self.stand(x, z, trunk, LABEL_ID["vegetation"]) + self.bush(x, z, top * 0.36, top, radius, 20)
 
     def bushes(self, x: Number, z0: Number, z1: Number, height: Number, radius: Number) -> list[Face]:
-        return [face for z in np.arange(z1, z0, -1.2 * radius)
-                for face in self.bush(x, z, 0, height * self.rng.uniform(0.8, 1.2), radius, 8)]
+        return [
+            face
+            for z in np.arange(z1, z0, -1.2 * radius)
+            for face in self.bush(x, z, 0, height * self.rng.uniform(0.8, 1.2), radius, 8)
+        ]
 
     def lawn(self, side: int, x: Number, z0: Number, z1: Number) -> list[Face]:
         """Bushes at the back, a tree, and perhaps a hedge in front."""
@@ -194,8 +199,12 @@ class Street:
     def wall(self, side: int, x: Number, z0: Number, z1: Number) -> list[Face]:
         height, colour = self.rng.uniform(1.4, 2.6), self.colour(STONES) * self.light(-side, 0, 0)
         courses = [(z0, y, z1, y + 0.05) for y in np.arange(0.35, height - 0.2, 0.35)]
-        return [*self.lawn(side, x, z0, z1), facade(x, [(z0, 0, z1, height)], colour, LABEL_ID["wall"], True),
-                facade(x, courses, colour * 0.86), facade(x, [(z0, height - 0.18, z1, height)], colour * 1.2)]
+        return [
+            *self.lawn(side, x, z0, z1),
+            facade(x, [(z0, 0, z1, height)], colour, LABEL_ID["wall"], True),
+            facade(x, courses, colour * 0.86),
+            facade(x, [(z0, height - 0.18, z1, height)], colour * 1.2),
+        ]
 
     def fence(self, side: int, x: Number, z0: Number, z1: Number) -> list[Face]:
         height, ident = self.rng.uniform(1.1, 1.8), LABEL_ID["fence"]
@@ -203,8 +212,12 @@ class Street:
         slats = [(z, 0, z + thick, height) for z in np.arange(z0, z1 - thick, 0.28)]
         rails = [(z0, y, z1, y + 0.09) for y in (0.25, height - 0.2)]
         gaps = facade(x, [(z0, 0, z1, height)], None, ident)  # as in Cityscapes, they belong to the fence
-        return [*self.lawn(side, x, z0, z1), gaps, facade(x, rails, colour * 0.85),
-                facade(x, slats, colour * self.light(-side, 0, 0), ident, True)]
+        return [
+            *self.lawn(side, x, z0, z1),
+            gaps,
+            facade(x, rails, colour * 0.85),
+            facade(x, slats, colour * self.light(-side, 0, 0), ident, True),
+        ]
 
     def furnish(self, side: int):
         """A sidewalk: poles, trees and parked bicycles at the kerb, people towards the houses."""
@@ -241,8 +254,13 @@ class Street:
     def figure(self, legs: Sequence[Line], torso: Line, arms: Sequence[Line], head: Line, hats: np.ndarray):
         """The parts of a human, whose limbs are lines."""
         (x, y), trousers, coat = head, self.colour(CLOTHES), self.colour(CLOTHES)
-        return [*bars(trousers, 0.16, *legs), *bars(coat, 0.38, torso), *bars(coat * 0.85, 0.11, *arms),
-                (disc(x, y, 0.12, 0.15), self.pick(SKINS)), (disc(x, y + 0.07, 0.13, 0.1), self.colour(hats))]
+        return [
+            *bars(trousers, 0.16, *legs),
+            *bars(coat, 0.38, torso),
+            *bars(coat * 0.85, 0.11, *arms),
+            (disc(x, y, 0.12, 0.15), self.pick(SKINS)),
+            (disc(x, y + 0.07, 0.13, 0.1), self.colour(hats)),
+        ]
 
     def person(self, x: Number, z: Number) -> list[Face]:
         size, stride = self.rng.uniform((0.86, 0.05), (1.06, 0.3))
@@ -255,14 +273,22 @@ class Street:
         """A bicycle or motorcycle from the side, more or less turned, parked or with its rider."""
         kind, turn, paint = kind or self.pick(tuple(CYCLES)), self.rng.uniform(-1.0, 1.0), self.colour(PAINTS)
         hub, thick, tubes = CYCLES[kind]
-        parts = [(disc(wheel, 0.33, radius), colour) for wheel in (-0.56, 0.56)
-                 for radius, colour in ((0.33, TYRE), (hub, SILVER))]
+        parts = [
+            (disc(wheel, 0.33, radius), colour)
+            for wheel in (-0.56, 0.56)
+            for radius, colour in ((0.33, TYRE), (hub, SILVER))
+        ]
         parts += bars(paint, thick, *tubes) + bars(TYRE, 0.07, *FITTINGS)
         way = np.array((self.pick((-1, 1)), 1))  # to the left or to the right
         faces = self.stand(x, z, [(p * way, colour) for p, colour in parts], self.instance(kind), turn)
         if ridden:
-            rider = self.figure([(-0.18, 0.95, 0.16, 0.62), (0.16, 0.66, 0.02, 0.25)], (-0.2, 0.88, 0.08, 1.45),
-                                [(0.1, 1.38, 0.42, 1.05)], (0.15, 1.62), PAINTS)
+            rider = self.figure(
+                [(-0.18, 0.95, 0.16, 0.62), (0.16, 0.66, 0.02, 0.25)],
+                (-0.2, 0.88, 0.08, 1.45),
+                [(0.1, 1.38, 0.42, 1.05)],
+                (0.15, 1.62),
+                PAINTS,
+            )
             # A rider has more depth than the wheels, and so is less foreshortened.
             faces += self.stand(x, z, [(p * way, colour) for p, colour in rider], self.instance("rider"), 0.8 * turn)
         return faces
@@ -276,8 +302,11 @@ class Street:
         (rear, _), *_, (front, _) = profile
         spot = np.array(((rear, 0, -1), (front, 0, -1), (front, 0, 1), (rear, 0, 1))) * 1.07
         self.ground.append(Face(spot @ axes + (x, 0, z), self.asphalt * 0.5))
-        tyres = [((wheel, 0, s), (wheel, 0.6, s), (wheel, 0.6, s + 0.36), (wheel, 0, s + 0.36))  # under its ends
-                 for wheel in wheels for s in (-0.98, 0.62)]
+        tyres = [
+            ((wheel, 0, s), (wheel, 0.6, s), (wheel, 0.6, s + 0.36), (wheel, 0, s + 0.36))  # under its ends
+            for wheel in wheels
+            for s in (-0.98, 0.62)
+        ]
         faces = [Face(np.array(tyres) @ axes + (x, 0, z), TYRE, ident)]
         for outline, normal, details in panels(kind):  # those that face the camera hide none of each other
             points, normal = outline @ axes + (x, 0, z), normal @ turn
@@ -288,7 +317,7 @@ class Street:
 
     def fill_lanes(self):
         (left, right), crossing = self.kerbs, self.crossing
-        first = [self.special if self.special in ("bus", "truck") else "car", "car"][::self.pick((-1, 1))]
+        first = [self.special if self.special in ("bus", "truck") else "car", "car"][:: self.pick((-1, 1))]
         for kind, x, yaw, z in zip(first, (0.0, -3.3), (0.0, np.pi), self.rng.uniform((11, 8), (20, 17)), strict=True):
             while z < 100:
                 half = 6.0 if kind in ("bus", "truck") else 2.5

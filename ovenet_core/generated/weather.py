@@ -10,12 +10,14 @@ from ovenet_core.generated.camera import MOODS as FAIR
 from ovenet_core.generated.camera import Camera, Mood, Scene
 from ovenet_core.generated.parts import EYE, LABEL_ID, Face, Light
 
-MOODS = MappingProxyType({
-    "fog": Mood((186, 190, 192), (204, 207, 208), 0.0, 0.0, (0.96, 0.98, 1.0)),
-    "night": Mood((84, 84, 108), (110, 100, 104), -0.6, 0.0, (1.0, 0.98, 0.96)),
-    "rain": Mood((112, 118, 126), (166, 170, 174), 0.0, 0.0, (0.78, 0.81, 0.85)),
-    "snow": Mood((196, 201, 206), (218, 221, 224), 0.1, 0.0, (0.94, 0.97, 1.0)),
-})
+MOODS = MappingProxyType(
+    {
+        "fog": Mood((186, 190, 192), (204, 207, 208), 0.0, 0.0, (0.96, 0.98, 1.0)),
+        "night": Mood((84, 84, 108), (110, 100, 104), -0.6, 0.0, (1.0, 0.98, 0.96)),
+        "rain": Mood((112, 118, 126), (166, 170, 174), 0.0, 0.0, (0.78, 0.81, 0.85)),
+        "snow": Mood((196, 201, 206), (218, 221, 224), 0.1, 0.0, (0.94, 0.97, 1.0)),
+    }
+)
 _SIGHT = {"fog": (18.0, 40.0), "rain": (110.0, 200.0), "snow": (70.0, 140.0)}  # metres; 1 / e of a colour is left there
 _SNOW, _SKY_DISTANCE = np.float32((236, 240, 246)), 2000.0
 _FLAT = np.array([LABEL_ID[name] for name in ("road", "sidewalk", "terrain", "rail track")])
@@ -57,9 +59,14 @@ class WeatherCamera(Camera):
         if far - near < 5:
             cv2.fillPoly(self.depth, corners, max((near + far) / 2, 0.7), cv2.LINE_8, 4)
             return
-        rows, columns = (slice(max(start, 0), max(stop, 0)) for start, stop in zip(
-            np.min([corner.min(0) for corner in corners], 0)[::-1] >> 4,
-            (np.max([corner.max(0) for corner in corners], 0)[::-1] >> 4) + 2, strict=True))
+        rows, columns = (
+            slice(max(start, 0), max(stop, 0))
+            for start, stop in zip(
+                np.min([corner.min(0) for corner in corners], 0)[::-1] >> 4,
+                (np.max([corner.max(0) for corner in corners], 0)[::-1] >> 4) + 2,
+                strict=True,
+            )
+        )
         depth = self.depth[rows, columns]
         a, b, c = face.points.reshape(-1, 3)[:3] - (0, EYE, 0)
         normal = np.cross(b - a, c - a)
@@ -133,7 +140,7 @@ class WeatherCamera(Camera):
         lean = self.rng.uniform(-0.25, 0.25)
         for _ in range(300):
             x, y, near = self.rng.uniform((0, -0.1, 0), (width, 1, 1))
-            y, length = y * height, height * (0.02 + 0.09 * near ** 3)
+            y, length = y * height, height * (0.02 + 0.09 * near**3)
             ends = np.round(np.array(((x, y), (x + lean * length, y + length))) * 16).astype(int)
             cv2.line(drops, *ends.tolist(), int(35 + 60 * near), max(1, round(height / 400)), cv2.LINE_AA, 4)
         share = (drops.astype(np.float32) / 255)[..., None]
@@ -145,8 +152,8 @@ class WeatherCamera(Camera):
         flakes = np.zeros((height, width), np.uint8)
         for _ in range(420):
             x, y, near = self.rng.uniform((0, 0, 0), (width, height, 1))
-            centre, radius = np.round(np.array((x, y)) * 16).astype(int).tolist(), height * (0.0016 + 0.008 * near ** 6)
-            cv2.circle(flakes, centre, max(6, round(radius * 16)), int(200 - 90 * near ** 3), -1, cv2.LINE_AA, 4)
+            centre, radius = np.round(np.array((x, y)) * 16).astype(int).tolist(), height * (0.0016 + 0.008 * near**6)
+            cv2.circle(flakes, centre, max(6, round(radius * 16)), int(200 - 90 * near**3), -1, cv2.LINE_AA, 4)
         share = (cv2.GaussianBlur(flakes, (3, 3), 0).astype(np.float32) / 255)[..., None]
         return image * (1 - share) + np.float32(250) * share
 
@@ -163,8 +170,10 @@ class WeatherCamera(Camera):
     def darken(self, image: np.ndarray) -> np.ndarray:
         """Night: what lamps and the own head lights reach is seen, and around lamps there is a glow."""
         height, width = self.ids.shape
-        glow = sum(strength * cv2.GaussianBlur(self.light, (0, 0), height / size).astype(np.float32)
-                   for strength, size in ((0.5, 128), (0.7, 40), (1.1, 12)))
+        glow = sum(
+            strength * cv2.GaussianBlur(self.light, (0, 0), height / size).astype(np.float32)
+            for strength, size in ((0.5, 128), (0.7, 40), (1.1, 12))
+        )
         columns, rows = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
         across, down = (columns - self.centre[0]) / self.focal, (rows - self.centre[1]) / self.focal
         aside = (1 + (across / 0.45) ** 4) * (1 + ((down + 0.03).clip(-1, 0) / 0.06) ** 2)
@@ -187,8 +196,12 @@ class WeatherCamera(Camera):
         self.depth[self.ids == LABEL_ID["ego vehicle"]] = 1
         self.light[self.ids == LABEL_ID["ego vehicle"]] = 0
         scene = super().develop()
-        steps = {"fog": (self.veil,), "night": (self.darken,), "rain": (self.veil, self.streaks),
-                 "snow": (self.snow_caps, self.veil, self.flakes)}
+        steps = {
+            "fog": (self.veil,),
+            "night": (self.darken,),
+            "rain": (self.veil, self.streaks),
+            "snow": (self.snow_caps, self.veil, self.flakes),
+        }
         image = scene.image.astype(np.float32)
         for step in steps[self.condition]:
             image = step(image)
