@@ -46,7 +46,7 @@ study: $(READY)  ## Run every variant of the study, score it, make all tables an
 	OMP_NUM_THREADS=1 $(BIN)/python workflow/study.py $(SCALE) --cores $(CORES)
 
 results: $(READY)  ## Write results/tables/ and the results in README and docs/gpu.md anew from the runs in results/.
-	$(BIN)/python -m ovenet_core.report
+	$(BIN)/python -m ovenet_core report
 
 weights: $(READY)  ## Fetch the initial weights of the CamVid runs into weights/ (70 MB to fetch).
 	$(BIN)/python workflow/initial_weights.py
@@ -55,7 +55,7 @@ lab: $(READY)  ## Open JupyterLab in the browser.
 	$(BIN)/jupyter lab
 
 bench: $(READY)  ## Measure speed and memory of losses, networks, scores and input beside their bounds.
-	$(BIN)/python tests/bench.py
+	$(BIN)/python tests/benchmarks/bench.py
 
 lint: $(READY)  ## Check the style of Python files and notebooks.
 	$(BIN)/ruff check
@@ -82,6 +82,6 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# The picture at the top of the README.
-results/figures/ovenet_overview.png: ovenet_core/overview.py | $(READY)
-	$(BIN)/python -m ovenet_core.overview $@
+# The image at the top of the README.
+results/figures/ovenet_overview.png: ovenet_core/figures/method_diagram.py | $(READY)
+	$(BIN)/python -m ovenet_core.figures.method_diagram $@

@@ -1,36 +1,22 @@
-"""HRNetV2: a trunk that keeps a high resolution throughout (Wang et al. 2020; section 4.1 and Table 6 of OVeNet).
+"""HRNetV2: a backbone that keeps a high resolution throughout (Wang et al. 2020; section 4.1 and Table 6 of OVeNet).
 
-The trunk and the offset branch are built from the same three parts: a *transition* adds one branch of half the
+The backbone and the offset branch are built from the same three parts: a *transition* adds one branch of half the
 resolution, a *module* runs residual blocks on every branch and fuses the branches, a *stage* is one transition and
-some modules. Branch i has `width * 2**i` channels at 1 / (4 * 2**i) of the picture's resolution.
+some modules. Branch i has `width * 2**i` channels at 1 / (4 * 2**i) of the image's resolution.
 """
 
-import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as nnf
-import torch.utils.checkpoint
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ovenet_core.layers import conv_bn, upsample
+from ovenet_core.memory import recompute
+
 STAGES = (2, 3, 4)
-TRUNK_MODULES = {2: 1, 3: 4, 4: 3}  # modules per stage, Table 6
+BACKBONE_MODULES = {2: 1, 3: 4, 4: 3}  # modules per stage, Table 6
 STAGE1_CHANNELS = 256
-
-
-def conv_bn(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1, relu: bool = True) -> nn.Sequential:
-    """Convolution without bias, batch-norm and (optionally) ReLU; 'same' padding."""
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=False)
-    layers = [conv, nn.BatchNorm2d(out_channels)] + ([nn.ReLU(inplace=True)] if relu else [])
-    return nn.Sequential(*layers)
-
-
-def resize(x: Tensor, size: Sequence[int], align_corners: bool) -> Tensor:
-    """Bilinear resize to (height, width); the identity when the size is already right."""
-    if x.shape[-2:] == torch.Size(size):
-        return x
-    return nnf.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
 class BasicBlock(nn.Module):
@@ -70,7 +56,7 @@ class Bottleneck(nn.Module):
 
     def _shortcut(self, x: Tensor) -> Tensor:
         # Its convolution, where there is one, is large and cheap: made again in the backward pass.
-        return x if isinstance(self.downsample, nn.Identity) else checkpointed(self.downsample, x)
+        return x if isinstance(self.downsample, nn.Identity) else recompute(self.downsample, x)
 
 
 class Stem(nn.Module):
@@ -88,7 +74,7 @@ class Stem(nn.Module):
         self.bn2 = nn.BatchNorm2d(64)
 
     def forward(self, x: Tensor) -> Tensor:
-        return nnf.relu(self.bn2(checkpointed(self._convolve, x, norms_of=self.bn1)), inplace=True)
+        return nnf.relu(self.bn2(recompute(self._convolve, x, norms_of=self.bn1)), inplace=True)
 
     def _convolve(self, x: Tensor) -> Tensor:
         return self.conv2(nnf.relu(self.bn1(self.conv1(x)), inplace=True))
@@ -130,7 +116,7 @@ class HighResolutionModule(nn.Module):
         size = features[target].shape[-2:]
         total: Tensor | None = None
         for path, x in zip(self.fuse_layers[target], features, strict=True):
-            x = resize(path(x), size, self.align_corners)
+            x = upsample(path(x), size, self.align_corners)
             total = x if total is None else total + x
         return nnf.relu(total, inplace=True)  # never a branch itself: every module has two branches or more
 
@@ -154,7 +140,7 @@ class Stage(nn.Module):
         inputs = [*features, *[features[-1]] * (len(self.transition) - len(features))]
         features = [path(x) for path, x in zip(self.transition, inputs, strict=True)]
         for module in self.blocks:
-            features = checkpointed(module, *features) if self.checkpointing else module(*features)
+            features = recompute(module, *features) if self.checkpointing else module(*features)
         return tuple(features)
 
 
@@ -163,44 +149,8 @@ def make_stages(modules: dict[int, int], width: int, blocks: int, align_corners:
     return nn.ModuleDict({str(n): Stage(n, modules[n], width, blocks, align_corners) for n in STAGES if n >= first})
 
 
-def concatenate(features: Sequence[Tensor], align_corners: bool) -> Tensor:
-    """The HRNetV2 representation: every branch resized to the first one's resolution, side by side (15 * width)."""
-    size = features[0].shape[-2:]
-    return torch.cat([resize(x, size, align_corners) for x in features], dim=1)
-
-
-class ConcatenatedConv(nn.Module):
-    """Convolution, batch-norm and ReLU over the concatenated branches.
-
-    The concatenation, the largest tensor of the network, is not kept for the backward pass but made again there;
-    with `checkpointing` the layer's own activations are not kept either.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, align_corners: bool, kernel: int = 1, bias: bool = True):
-        super().__init__()
-        self.align_corners, self.checkpointing = align_corners, False
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=bias)
-        self.norm = nn.BatchNorm2d(out_channels)
-
-    def forward(self, *features: Tensor) -> Tensor:
-        if self.checkpointing:
-            return checkpointed(lambda *x: self.activate(self._convolve(*x)), *features, norms_of=self)
-        return self.activate(self.convolve(*features))
-
-    def convolve(self, *features: Tensor) -> Tensor:
-        """The convolution alone."""
-        return checkpointed(self._convolve, *features, norms_of=self.conv)
-
-    def _convolve(self, *features: Tensor) -> Tensor:
-        return self.conv(concatenate(features, self.align_corners))
-
-    def activate(self, x: Tensor) -> Tensor:
-        """Batch-norm and ReLU."""
-        return nnf.relu(self.norm(x), inplace=True)
-
-
 class HRNet(nn.Module):
-    """The HRNetV2 trunk, stem to stage 4.
+    """The HRNetV2 backbone, stem to stage 4.
 
     Args:
         width: channels of the first branch (the paper: 48; also 18, 32 and 40).
@@ -215,99 +165,15 @@ class HRNet(nn.Module):
         self.stem = Stem()
         bottlenecks = [Bottleneck(64, 64), *(Bottleneck(STAGE1_CHANNELS, 64) for _ in range(min(4, blocks) - 1))]
         self.stage1 = nn.Sequential(*bottlenecks)
-        self.stages = make_stages(TRUNK_MODULES, width, blocks, align_corners)
+        self.stages = make_stages(BACKBONE_MODULES, width, blocks, align_corners)
         self.out_channels = 15 * width
         self.checkpointing = False
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> dict[int, tuple[Tensor, ...]]:
         """Image (RGB, normalised) to the branches after each stage, keyed by the stage's number (1 to 4)."""
         x = self.stem(image)
-        x = checkpointed(self.stage1, x) if self.checkpointing else self.stage1(x)
+        x = recompute(self.stage1, x) if self.checkpointing else self.stage1(x)
         features = {1: (x,)}
         for number in STAGES:
             features[number] = self.stages[str(number)](features[number - 1])
         return features
-
-
-class PixelHead(nn.Module):
-    """Over the concatenated branches: 1x1 convolution, batch-norm, ReLU and a 1x1 output layer.
-
-    The output layer runs in float32 also under autocast: at 8 bits of mantissa an offset of 0.5 is off by up to a
-    pixel of a 1024 pixel wide picture.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, align_corners: bool):
-        super().__init__()
-        self.hidden = ConcatenatedConv(in_channels, in_channels, align_corners)
-        self.output = output_layer(in_channels, out_channels)
-
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
-        if self.hidden.checkpointing:
-            return in_full_precision(self.output, self.hidden(*features))
-        # Only the convolution's result is kept for the backward pass; what follows it is cheap to make again.
-        return checkpointed(self._classify, self.hidden.convolve(*features), norms_of=self.hidden.norm)
-
-    def _classify(self, x: Tensor) -> Tensor:
-        return in_full_precision(self.output, self.hidden.activate(x))
-
-
-def in_full_precision(layer: nn.Module, x: Tensor) -> Tensor:
-    """`layer(x)` in float32 (float64 stays float64), whatever the autocast."""
-    with full_precision(x.device):
-        return layer(x.to(torch.promote_types(x.dtype, torch.float32)))
-
-
-def full_precision(device: torch.device) -> contextlib.AbstractContextManager:
-    """No autocast inside; nothing to do on devices that have none (meta)."""
-    if device.type == "meta":  # torch.amp.is_autocast_available would split what is compiled
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, enabled=False)
-
-
-def output_layer(in_channels: int, out_channels: int) -> nn.Conv2d:
-    """A 1x1 convolution that begins near zero: weights N(0, 0.001), biases 0, so offsets begin near 0, F near 0.5.
-
-    All other convolutions keep PyTorch's initial values, whose scale follows the number of inputs. HRNet's protocol has
-    0.001 for them too, but the batch-norm behind undoes the scale: small weights only make the first steps too long.
-    """
-    layer = nn.Conv2d(in_channels, out_channels, 1)
-    nn.init.normal_(layer.weight, std=0.001)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
-def checkpointed(function: Callable, *inputs: Tensor, norms_of: nn.Module | None = None):
-    """`function(*inputs)` whose activations are computed again in the backward pass instead of being kept.
-
-    Running batch-norm statistics see each batch once: those in `norms_of` (by default the function itself) stand still
-    while the pass is repeated.
-    """
-    if not torch.is_grad_enabled() or torch.compiler.is_compiling():  # the compiler itself decides what to keep
-        return function(*inputs)
-    modules = (function if norms_of is None else norms_of).modules()
-    norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    return torch.utils.checkpoint.checkpoint(
-        function,
-        *inputs,
-        use_reentrant=False,
-        preserve_rng_state=False,  # nothing random is inside
-        context_fn=lambda: (contextlib.nullcontext(), _StillStatistics(norms)),
-    )
-
-
-class _StillStatistics:
-    """A context in which running batch-norm statistics stand still; entered anew by each backward pass."""
-
-    def __init__(self, norms: list[nn.Module]):
-        self.norms = norms
-
-    def __enter__(self) -> None:
-        # A momentum of 0 keeps the averages; what is counted meanwhile is thrown away. (SyncBatchNorm wants a counter.)
-        self.kept = [(m, m.momentum, m.num_batches_tracked) for m in self.norms]
-        scrap = torch.zeros_like(self.norms[0].num_batches_tracked) if self.norms else None
-        for m in self.norms:
-            m.momentum, m.num_batches_tracked = 0.0, scrap
-
-    def __exit__(self, *_) -> None:
-        for m, momentum, count in self.kept:
-            m.momentum, m.num_batches_tracked = momentum, count

@@ -7,7 +7,8 @@ import torch.nn.functional as nnf
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ovenet_core.hrnet import ConcatenatedConv, checkpointed, conv_bn
+from ovenet_core.layers import ConcatConv, conv_bn
+from ovenet_core.memory import recompute
 
 
 def gather_objects(
@@ -45,19 +46,19 @@ class ObjectAttention(nn.Module):
 
 
 class OCR(nn.Module):
-    """From the trunk's branches and coarse class scores to context-enhanced pixel features.
+    """From the backbone's branches and coarse class scores to context-enhanced pixel features.
 
     Args:
-        in_channels: channels of the trunk's branches together.
+        in_channels: channels of the backbone's branches together.
         channels, key_channels: width of the pixel features (512) and of the attention (256).
         dropout: rate after the last layer (0.05 in the reference code; not specified in the paper).
     """
 
     def __init__(self, in_channels: int, channels: int, key_channels: int, align_corners: bool, dropout: float = 0.05):
         super().__init__()
-        self.pixels = ConcatenatedConv(in_channels, channels, align_corners, kernel=3)
+        self.pixels = ConcatConv(in_channels, channels, align_corners, kernel=3)
         self.attention = ObjectAttention(channels, key_channels)
-        self.bottleneck = ConcatenatedConv(2 * channels, channels, align_corners, bias=False)
+        self.bottleneck = ConcatConv(2 * channels, channels, align_corners, bias=False)
         self.dropout, self.checkpointing = dropout, False
 
     def forward(
@@ -69,7 +70,7 @@ class OCR(nn.Module):
 
     def _context(self, pixels: Tensor, scores: Tensor) -> Tensor:
         if self.checkpointing:
-            return checkpointed(self._attend, pixels, scores, norms_of=self.attention)
+            return recompute(self._attend, pixels, scores, norms_of=self.attention)
         return self._attend(pixels, scores)
 
     def _attend(self, pixels: Tensor, scores: Tensor) -> Tensor:

@@ -6,16 +6,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ovenet_core.hrnet import PixelHead, make_stages
+from ovenet_core.hrnet import make_stages
+from ovenet_core.layers import SegmentationHead
 
 OFFSET_MODULES = {2: 1, 3: 3, 4: 2}  # modules per stage; Table 6 has stage 4, the others as in the authors' networks
 
 
 class OffsetHead(nn.Module):
-    """A second tower of the trunk's own parts, from stage `branch` on, and one layer of three channels.
+    """A second tower of the backbone's own parts, from stage `branch` on, and one layer of three channels.
 
     Args:
-        width, blocks, align_corners: as in the trunk that it leaves.
+        width, blocks, align_corners: as in the backbone that it leaves.
         branch: the first stage that is its own: 4 (the paper's default), 3 or 2.
         tau: largest offset along each axis, in normalised image coordinates (0.5 in the paper).
     """
@@ -24,12 +25,12 @@ class OffsetHead(nn.Module):
         super().__init__()
         self.branch, self.tau = branch, tau
         self.stages = make_stages(OFFSET_MODULES, width, blocks, align_corners, first=branch)
-        self.head = PixelHead(15 * width, 3, align_corners)
+        self.head = SegmentationHead(15 * width, 3, align_corners)
 
     def forward(
         self, features: Sequence[Tensor]
     ) -> tuple[Float[Tensor, "batch 2 height width"], Float[Tensor, "batch 1 height width"]]:
-        """The trunk's branches after stage `branch - 1` to offsets in [-tau, tau] and the logits of the confidence."""
+        """Map the branches after stage `branch - 1` to offsets in [-tau, tau] and the logits of the confidence."""
         for stage in self.stages.values():
             features = stage(features)
         out = self.head(features)

@@ -1,4 +1,4 @@
-"""OVeNet, assembled: a shared trunk, a semantic head and an offset head (Figure 2), and the baselines without one."""
+"""OVeNet: a shared backbone, a semantic head and an offset head (Figure 2), and the baselines without one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,29 +8,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ovenet_core.fusion import fuse
-from ovenet_core.hrnet import (
-    HRNet,
-    PixelHead,
-    full_precision,
-    in_full_precision,
-    output_layer,
-    resize,
-)
+from ovenet_core.hrnet import HRNet
+from ovenet_core.layers import SegmentationHead, output_layer, upsample
+from ovenet_core.memory import float32_region, run_in_float32
 from ovenet_core.ocr import OCR
 from ovenet_core.offset_head import OffsetHead
 from ovenet_core.resampling import refine, resample, seed_positions
 
-BODIES = ("hrnet", "hrnet_ocr")
+BACKBONES = ("hrnet", "hrnet_ocr")
 WIDTHS = (18, 32, 40, 48)  # the published widths; any other positive one works as well
-Map = Float[Tensor, "batch classes height width"]
+LogitMap = Float[Tensor, "batch classes height width"]
 
 
 @dataclass
 class Logits:
     """Class logits at 1/4 resolution; with OCR also those of the auxiliary (coarse) classifier."""
 
-    main: Map
-    auxiliary: Map | None = None
+    main: LogitMap
+    auxiliary: LogitMap | None = None
 
     def map(self, function: Callable[..., Tensor], *others: "Logits") -> "Logits":
         """`function` of the main maps, and of the auxiliary maps where there are any."""
@@ -42,13 +37,13 @@ class Logits:
 
 @dataclass
 class Prediction:
-    """What the network returns, all at 1/4 of the picture's resolution.
+    """What the network returns, all at 1/4 of the image's resolution.
 
     Attributes:
         initial, seed, fused: logits whose softmaxes are S_i, S_s and S_f; a baseline has `initial` alone.
         offsets: o, [batch, 2, height, width], channels (dx, dy) in normalised image coordinates (`resampling`).
         confidence_logits: [batch, 1, height, width]; their sigmoid is the confidence F.
-        align_corners: the network's convention for bilinear resizing, to be used when enlarging the logits.
+        align_corners: the network's convention for bilinear resizing, to be used when upsampling the logits.
     """
 
     initial: Logits
@@ -73,17 +68,17 @@ class Prediction:
         named = {"S_i": self.initial, "S_s": self.seed, "S_f": self.fused}
         return {name: logits for name, logits in named.items() if logits is not None}
 
-    def enlarged(self, values: Map, size: Sequence[int]) -> Float[Tensor, "batch classes rows columns"]:
+    def upsample(self, values: LogitMap, size: Sequence[int]) -> Float[Tensor, "batch classes rows columns"]:
         """Logits (or offsets, or confidence) resized to (rows, columns)."""
-        return resize(values, size, self.align_corners)
+        return upsample(values, size, self.align_corners)
 
 
 class HRNetHead(nn.Module):
     """The semantic head of HRNet: one hidden layer over the concatenated branches."""
 
-    def __init__(self, trunk: HRNet, num_classes: int):
+    def __init__(self, backbone: HRNet, num_classes: int):
         super().__init__()
-        self.classifier = PixelHead(trunk.out_channels, num_classes, trunk.align_corners)
+        self.classifier = SegmentationHead(backbone.out_channels, num_classes, backbone.align_corners)
 
     def forward(self, features: Sequence[Tensor]) -> Logits:
         return Logits(self.classifier(features))
@@ -92,63 +87,66 @@ class HRNetHead(nn.Module):
 class OCRHead(nn.Module):
     """The semantic head of HRNet+OCR: coarse (auxiliary) logits, object-contextual features, final logits."""
 
-    def __init__(self, trunk: HRNet, num_classes: int, channels: int = 512, key_channels: int = 256):
+    def __init__(self, backbone: HRNet, num_classes: int, channels: int = 512, key_channels: int = 256):
         super().__init__()
-        self.auxiliary = PixelHead(trunk.out_channels, num_classes, trunk.align_corners)
-        self.ocr = OCR(trunk.out_channels, channels, key_channels, trunk.align_corners)
+        self.auxiliary = SegmentationHead(backbone.out_channels, num_classes, backbone.align_corners)
+        self.ocr = OCR(backbone.out_channels, channels, key_channels, backbone.align_corners)
         self.classifier = output_layer(channels, num_classes)
 
     def forward(self, features: Sequence[Tensor]) -> Logits:
         auxiliary = self.auxiliary(features)
-        return Logits(in_full_precision(self.classifier, self.ocr(features, auxiliary)), auxiliary)
+        return Logits(run_in_float32(self.classifier, self.ocr(features, auxiliary)), auxiliary)
 
 
 class OVeNet(nn.Module):
     """The Offset Vector Network; without an offset head, the baseline that it is built on.
 
     Args:
-        trunk, semantic_head, offset_head: the parts, built outside and handed in (see `build`).
+        backbone, semantic_head, offset_head: the parts, built outside and handed in (see `build`).
         fuse_probabilities: resample and fuse softmax probabilities instead of logits; the paper found it inferior
             (section 4.1). The auxiliary output stays logits, and the outputs are log-probabilities.
         refinement_steps: how often an offset follows the offset of its seed (0 in the paper).
         seed_align_corners: False only for networks trained with the other sampling convention (see `resampling`).
-        frozen: train the offset head alone; trunk, semantic head and their batch-norm statistics stand still.
-        frozen_norm: every batch-norm uses its running statistics, which stand still, in training too.
+        freeze_backbone: train the offset head alone; all else and its batch-norm statistics stand still.
+        freeze_batchnorm: every batch-norm uses its running statistics, which stand still, in training too.
     """
 
     def __init__(
         self,
-        trunk: HRNet,
+        backbone: HRNet,
         semantic_head: nn.Module,
         offset_head: OffsetHead | None = None,
         *,
         fuse_probabilities: bool = False,
         refinement_steps: int = 0,
         seed_align_corners: bool = True,
-        frozen: bool = False,
-        frozen_norm: bool = False,
+        freeze_backbone: bool = False,
+        freeze_batchnorm: bool = False,
     ):
         super().__init__()
-        if frozen and offset_head is None:
-            raise ValueError("frozen trains the offset head alone, but there is none: give offset_branch 4, 3 or 2")
-        self.trunk, self.semantic_head, self.offset_head = trunk, semantic_head, offset_head
+        if freeze_backbone and offset_head is None:
+            raise ValueError(
+                "freeze_backbone trains the offset head alone, but there is none: give branch_stage 4, 3 or 2"
+            )
+        self.backbone, self.semantic_head, self.offset_head = backbone, semantic_head, offset_head
         self.fuse_probabilities, self.refinement_steps = fuse_probabilities, refinement_steps
-        self.seed_align_corners, self.frozen, self.frozen_norm = seed_align_corners, frozen, frozen_norm
-        for part in (trunk, semantic_head):
-            part.requires_grad_(not frozen)
+        self.seed_align_corners = seed_align_corners
+        self.freeze_backbone, self.freeze_batchnorm = freeze_backbone, freeze_batchnorm
+        for part in (backbone, semantic_head):
+            part.requires_grad_(not freeze_backbone)
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Prediction:
         """Image (RGB, normalised with the ImageNet mean and deviation) to the named outputs (section 3.2)."""
         check_image(image)
-        features = self.trunk(image)
+        features = self.backbone(image)
         initial = self.semantic_head(features[4])  # C
         if self.offset_head is None:
-            return Prediction(initial, align_corners=self.trunk.align_corners)
+            return Prediction(initial, align_corners=self.backbone.align_corners)
         offsets, confidence_logits = self.offset_head(features[self.offset_head.branch - 1])  # o, F
-        with full_precision(image.device):
-            return self.predict(initial, offsets, confidence_logits)
+        with float32_region(image.device):
+            return self.resample_and_fuse(initial, offsets, confidence_logits)
 
-    def predict(self, initial: Logits, offsets: Tensor, confidence_logits: Tensor) -> Prediction:
+    def resample_and_fuse(self, initial: Logits, offsets: Tensor, confidence_logits: Tensor) -> Prediction:
         """Equations 2 to 4: resample the logits at the seeds, fuse by the confidence."""
         convention = {"align_corners": self.seed_align_corners}
         offsets = refine(offsets, self.refinement_steps, **convention)
@@ -160,40 +158,40 @@ class OVeNet(nn.Module):
         fused = initial.map(lambda c, c_s: fuse(c, c_s, confidence), seed)
         if self.fuse_probabilities:
             initial, seed, fused = (Logits(log(x.main), x.auxiliary) for x in (initial, seed, fused))
-        return Prediction(initial, seed, fused, offsets, confidence_logits, self.trunk.align_corners)
+        return Prediction(initial, seed, fused, offsets, confidence_logits, self.backbone.align_corners)
 
     def train(self, mode: bool = True) -> "OVeNet":
         super().train(mode)
-        if self.frozen:
-            self.trunk.eval()
+        if self.freeze_backbone:
+            self.backbone.eval()
             self.semantic_head.eval()
-        if self.frozen_norm:
+        if self.freeze_batchnorm:
             for module in self.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
         return self
 
 
-def log(probabilities: Map) -> Map:
+def log(probabilities: LogitMap) -> LogitMap:
     """Logarithm of probabilities; below the smallest normal number the gradient is zero, never infinite."""
     return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
 
 def check_image(image: Tensor) -> None:
-    """Raise ValueError unless the picture is large enough for four resolutions."""
+    """Raise ValueError unless the image is large enough for four resolutions."""
     height, width = image.shape[-2:]
     if min(height, width) < 32:
         raise ValueError(
-            f"the picture is {height}x{width} (height x width), but the lowest resolution is 1/32: "
-            f"both sides must be 32 or more; enlarge or pad it"
+            f"the image is {height}x{width} (height x width), but the lowest resolution is 1/32: "
+            f"both sides must be 32 or more; upsample or pad it"
         )
 
 
 def build(
-    body: str = "hrnet",
+    backbone: str = "hrnet",
     width: int = 48,
     num_classes: int = 19,
-    offset_branch: int | None = 4,
+    branch_stage: int | None = 4,
     tau: float = 0.5,
     *,
     blocks: int = 4,
@@ -203,17 +201,17 @@ def build(
     fuse_probabilities: bool = False,
     refinement_steps: int = 0,
     seed_align_corners: bool = True,
-    frozen: bool = False,
-    frozen_norm: bool = False,
+    freeze_backbone: bool = False,
+    freeze_batchnorm: bool = False,
     checkpointing: bool = False,
 ) -> OVeNet:
     """HRNet, HRNet+OCR, OVeNet (HRNet) or OVeNet (HRNet+OCR).
 
     Args:
-        body: "hrnet" or "hrnet_ocr".
+        backbone: "hrnet" or "hrnet_ocr".
         width: channels of the first branch (18, 32, 40, 48; the paper: 48).
         num_classes: channels of the semantic head (19, 150, 11).
-        offset_branch: 4, 3 or 2 for OVeNet; None for the baseline.
+        branch_stage: 4, 3 or 2 for OVeNet; None for the baseline.
         tau: largest offset per axis in normalised image coordinates.
         align_corners: convention of every bilinear resize; by default the reference's, True with OCR, else False.
         checkpointing: compute activations again in the backward pass instead of keeping them.
@@ -221,26 +219,26 @@ def build(
     Raises:
         ValueError: naming the argument that is out of range.
     """
-    for name, value, allowed in (("body", body, BODIES), ("offset_branch", offset_branch, (None, 4, 3, 2))):
+    for name, value, allowed in (("backbone", backbone, BACKBONES), ("branch_stage", branch_stage, (None, 4, 3, 2))):
         if value not in allowed:
             raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
     if not 0 < tau <= 2:
         raise ValueError(f"tau is {tau}; expected above 0 and at most 2, the width of the image in its coordinates")
-    with_ocr = body == "hrnet_ocr"
-    trunk = HRNet(width, blocks, with_ocr if align_corners is None else align_corners)
-    head = OCRHead(trunk, num_classes, ocr_channels, ocr_key_channels) if with_ocr else HRNetHead(trunk, num_classes)
+    with_ocr = backbone == "hrnet_ocr"
+    hrnet = HRNet(width, blocks, with_ocr if align_corners is None else align_corners)
+    head = OCRHead(hrnet, num_classes, ocr_channels, ocr_key_channels) if with_ocr else HRNetHead(hrnet, num_classes)
     offset_head = None
-    if offset_branch is not None:
-        offset_head = OffsetHead(width, blocks, trunk.align_corners, offset_branch, tau)
+    if branch_stage is not None:
+        offset_head = OffsetHead(width, blocks, hrnet.align_corners, branch_stage, tau)
     network = OVeNet(
-        trunk,
+        hrnet,
         head,
         offset_head,
         fuse_probabilities=fuse_probabilities,
         refinement_steps=refinement_steps,
         seed_align_corners=seed_align_corners,
-        frozen=frozen,
-        frozen_norm=frozen_norm,
+        freeze_backbone=freeze_backbone,
+        freeze_batchnorm=freeze_batchnorm,
     )
     for module in network.modules():
         if hasattr(module, "checkpointing"):

@@ -23,12 +23,12 @@ UNUSED = {
 
 _CONV_AND_NORM = {"0": "conv", "1": "norm"}
 _RENAMES = [
-    (r"(conv1|bn1|conv2|bn2)\.", r"trunk.stem.\1."),
-    (r"layer1\.", r"trunk.stage1."),
+    (r"(conv1|bn1|conv2|bn2)\.", r"backbone.stem.\1."),
+    (r"layer1\.", r"backbone.stage1."),
     (r"transition(\d)_2\.", lambda m: f"offset_head.stages.{int(m[1]) + 1}.transition."),
-    (r"transition(\d)\.", lambda m: f"trunk.stages.{int(m[1]) + 1}.transition."),
+    (r"transition(\d)\.", lambda m: f"backbone.stages.{int(m[1]) + 1}.transition."),
     (r"stage(\d)_2\.", r"offset_head.stages.\1.blocks."),
-    (r"stage(\d)\.", r"trunk.stages.\1.blocks."),
+    (r"stage(\d)\.", r"backbone.stages.\1.blocks."),
     (r"last_layer\.([01])\.", lambda m: f"semantic_head.classifier.hidden.{_CONV_AND_NORM[m[1]]}."),
     (r"last_layer\.3\.", r"semantic_head.classifier.output."),
     (r"aux_head\.([01])\.", lambda m: f"semantic_head.auxiliary.hidden.{_CONV_AND_NORM[m[1]]}."),
@@ -64,7 +64,7 @@ def our_name(official: str) -> str | None:
 
 def is_ours(state: Mapping[str, Tensor]) -> bool:
     """Whether the names are those of our own checkpoints."""
-    return any(name.startswith(("trunk.", "semantic_head.", "offset_head.")) for name in state)
+    return any(name.startswith(("backbone.", "semantic_head.", "offset_head.")) for name in state)
 
 
 def first_difference(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
@@ -91,7 +91,7 @@ class LoadReport:
     def __str__(self) -> str:
         lines = [f"{self.source}: {len(self.loaded)} tensors loaded"]
         if self.copied:
-            lines.append(f"  {len(self.copied)} tensors of the offset head copied from the trunk's stages")
+            lines.append(f"  {len(self.copied)} tensors of the offset head copied from the backbone's stages")
         if self.widened:
             lines.append(f"  {len(self.widened)} of them fill the first channels of wider layers, which see no others")
         lines += [f"  {part} left at its initial value: {why}" for part, why in self.initial.items()]
@@ -112,7 +112,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: check the path, or set initial_weights to '' to start without")
+        raise FileNotFoundError(f"no weights at {path}: check the path, or set pretrained to '' to start without")
     try:
         safe = path.suffix == ".safetensors"
         state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
@@ -132,14 +132,14 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 def load_official(
     network: nn.Module, state: Mapping[str, Tensor], source: str = "state dict", widen: bool = False
 ) -> LoadReport:
-    """Load official weights: a trunk alone (ImageNet), or a whole HRNet, HRNet+OCR or OVeNet.
+    """Load official weights: a backbone alone (ImageNet), or a whole HRNet, HRNet+OCR or OVeNet.
 
-    Where the weights have no offset head and the network does, the head's stages are copied from the trunk's (both
+    Where the weights have no offset head and the network does, the head's stages are copied from the backbone's (both
     heads start from the pre-trained weights, section 4.1). A semantic head is loaded whole or not at all.
 
     Args:
-        widen: take a trunk of a narrower network for the first channels of each layer. These see no other channels, so
-            that they compute what the narrower network does; the other channels keep their initial values.
+        widen: take a narrower backbone for the first channels of each layer. These see no other channels, so that they
+            compute what the narrower network does; the other channels keep their initial values.
 
     Raises:
         KeyError: an unknown name, or a part that is incomplete.
@@ -148,7 +148,7 @@ def load_official(
     if is_ours(state):
         raise ValueError(
             f"{source} has weights under this project's own names, expected an official file: give one, "
-            "or start from the run that trained it by initial_run"
+            "or start from the run that trained it by init_from"
         )
     report = LoadReport(source)
     own = network.state_dict()
@@ -168,14 +168,14 @@ def load_official(
     report.loaded = sorted(new)
     if not any(name.startswith("offset_head.") for name in new):
         for name in own:
-            twin = name.replace("offset_head.", "trunk.", 1)
+            twin = name.replace("offset_head.", "backbone.", 1)
             if name.startswith("offset_head.stages.") and twin in new:
                 new[name] = new[twin]
                 report.copied.append(name)
     _explain_missing(own, new, report)
     for name, tensor in new.items():
         # A head sees the branches one behind the other: its first channels are not those of a narrower one.
-        if widen and name.startswith(("trunk.", "offset_head.stages.")) and _is_narrower(tensor, own[name]):
+        if widen and name.startswith(("backbone.", "offset_head.stages.")) and _is_narrower(tensor, own[name]):
             new[name] = _widened(tensor, own[name])
             report.widened.append(name)
         elif own[name].shape != tensor.shape:
@@ -202,13 +202,13 @@ def _widened(tensor: Tensor, own: Tensor) -> Tensor:
 
 def _explain_missing(own: Mapping[str, Tensor], new: Mapping[str, Tensor], report: LoadReport) -> None:
     """Say why a part stays at its initial value; a part of which only some parameters came is an error."""
-    for part in ("trunk", "semantic_head", "offset_head.stages", "offset_head.head"):
+    for part in ("backbone", "semantic_head", "offset_head.stages", "offset_head.head"):
         # `num_batches_tracked` counts batches and is used nowhere; some files do not have it.
         names = [n for n in own if n.startswith(part + ".") and not n.endswith("num_batches_tracked")]
         missing = [n for n in names if n not in new]
         if not missing:
             continue
-        if part == "trunk" or len(missing) < len(names):
+        if part == "backbone" or len(missing) < len(names):
             raise KeyError(
                 f"{report.source} has {len(names) - len(missing)} of the {len(names)} tensors of {part}; "
                 f"missing for example {missing[0]}: it is not a file for this network"

@@ -18,7 +18,7 @@ SHARED = Path(__file__).parents[1] / ".." / "shared"
 def shared() -> Path:
     """The folder of material that the project may use but does not contain; tests skip where it is absent."""
     if not SHARED.is_dir():
-        pytest.skip("needs the folder ../shared beside the repository (golden data, data sets, weights)")
+        pytest.skip("needs the folder ../shared beside the repository (golden data, datasets, weights)")
     return SHARED
 
 
@@ -29,7 +29,7 @@ def network():
     import torch
     from torch import nn
 
-    from ovenet_core.inference import predict_classes
+    from ovenet_core.evaluation.inference import predict_classes
     from ovenet_core.ovenet import build
 
     torch.manual_seed(0)
@@ -43,8 +43,8 @@ def network():
     output = made.semantic_head.classifier.output
     output.weight.data /= logits.std()
     output.bias.data = -logits.mean((0, 2, 3)) / logits.std()  # no class is ahead everywhere
-    picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
-    assert len(predict_classes(made, picture)["S_f"].unique()) > 3
+    image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+    assert len(predict_classes(made, image)["S_f"].unique()) > 3
     return made
 
 
@@ -76,12 +76,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     long = (
         "test_whole_study.py",
         "00_quickstart.ipynb",
-        "test_processes.py",
+        "test_distributed.py",
         "test_end_to_end.py",
         "test_grid.py",
-        "test_training.py",
+        "test_trainer.py",
         "test_golden.py",
-        "test_scenes.py",
+        "test_synthetic.py",
         "test_ovenet.py",
         "test_inference.py",
     )

@@ -1,4 +1,4 @@
-"""Fetch the weights that the CamVid runs start from: the trunk of an HRNet-W18 that was trained on COCO + LVIS.
+"""Fetch the weights that the CamVid runs start from: the backbone of an HRNet-W18 that was trained on COCO + LVIS.
 
     python workflow/initial_weights.py           # into weights/hrnetv2_w18_cocolvis.safetensors; about 70 MB to fetch
 
@@ -24,12 +24,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ovenet_core.ovenet import build
-from ovenet_core.runs import write_atomically
+from ovenet_core.utils import write_atomically
 
 PACKAGE = "paddlelabel-ml==1.0.0 --hash=sha256:d3590ed527f3130536ec8cf2d1223f8cca18a320c9f98a109f2f93d9afd131bd"
 MEMBER = "paddlelabel_ml/model/eiseg/ckpt/static_hrnet18_ocr64_cocolvis"
 NAMES = rb"(?:batch_norm2d|conv2d|scale_layer)_\d+\.[bw]_\d"
-FIRST = {nn.Conv2d: ("conv2d", 2), nn.BatchNorm2d: ("batch_norm2d", 0)}  # two convolutions are no part of the trunk
+FIRST = {nn.Conv2d: ("conv2d", 2), nn.BatchNorm2d: ("batch_norm2d", 0)}  # two convolutions are no part of the backbone
 VALUES = {"weight": "w_0", "bias": "b_0", "running_mean": "w_1", "running_var": "w_2"}
 
 
@@ -60,11 +60,11 @@ def arrays(content: bytes) -> Iterator[np.ndarray]:
         at += 4 * int(np.prod(shape))
 
 
-def sources(trunk: nn.Module) -> dict[str, str]:
-    """By the official name of a trunk's parameter or statistic, its name in that package."""
+def sources(backbone: nn.Module) -> dict[str, str]:
+    """By the official name of a backbone's parameter or statistic, its name in that package."""
     found = {}
     for kind, (theirs, first) in FIRST.items():
-        names = [name for name, module in trunk.named_modules() if isinstance(module, kind)]
+        names = [name for name, module in backbone.named_modules() if isinstance(module, kind)]
         shortcut = [name for name in names if "downsample" in name]
         rest = [name for name in names if name not in shortcut]
         start = next(place for place, name in enumerate(rest) if name.startswith("stage1."))
@@ -75,19 +75,19 @@ def sources(trunk: nn.Module) -> dict[str, str]:
 
 
 def official(name: str) -> str:
-    """The official name of a module of the trunk."""
+    """The official name of a module of the backbone."""
     name = name.removeprefix("stem.").replace("stage1.", "layer1.")
     name = re.sub(r"^stages\.(\d)\.transition", lambda found: f"transition{int(found[1]) - 1}", name)
     return re.sub(r"^stages\.(\d)\.blocks", r"stage\1", name)
 
 
 def converted(description: bytes, content: bytes) -> dict[str, Tensor]:
-    """The trunk under its official names; convolutions in half precision."""
+    """The backbone under its official names; convolutions in half precision."""
     names = sorted({name.decode() for name in re.findall(NAMES, description)})
     stored = dict(zip(names, arrays(content), strict=True))
     with torch.device("meta"):
-        trunk = build(width=18).trunk
-    state = {ours: torch.tensor(stored[theirs]) for ours, theirs in sources(trunk).items()}
+        backbone = build(width=18).backbone
+    state = {ours: torch.tensor(stored[theirs]) for ours, theirs in sources(backbone).items()}
     return {name: tensor.half() if tensor.ndim == 4 else tensor for name, tensor in state.items()}
 
 

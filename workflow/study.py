@@ -13,12 +13,11 @@ from pathlib import Path
 import torch
 import yaml
 
-from ovenet_core.experiments import SCALES, VARIANTS, preset
-from ovenet_core.grid import Cell, Grid
-from ovenet_core.launch import data_set_of
+from ovenet_core.study import Grid, GridRun
+from ovenet_core.training import PROTOCOLS, VARIANTS, dataset_of, preset
 
 PROJECT = Path(__file__).parents[1]
-NAMES = {"toy": "scenes-short", "pocket": "camvid-half", "paper": "cityscapes"}  # of the README
+NAMES = {"toy": "synthetic-short", "pocket": "camvid-half", "paper": "cityscapes"}  # of the README
 FIRST = ("hrnet", "ovenet")  # the systems that get all seeds
 
 
@@ -36,11 +35,11 @@ def show(notebook: str, folder: Path, **parameters) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scale", help=f"one of {', '.join([*NAMES, *SCALES])}")
+    parser.add_argument("scale", help=f"one of {', '.join([*NAMES, *PROTOCOLS])}")
     parser.add_argument("--cores", type=int, default=2, help="cells that run at a time")
     parser.add_argument("--seeds", type=int, default=3, help="of HRNet and OVeNet; all other variants have one")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), help="all, if none is named")
-    parser.add_argument("--data-root", default="", help="where the data set lies, if not in data/ of the project")
+    parser.add_argument("--data-root", default="", help="where the dataset lies, if not in data/ of the project")
     parser.add_argument("--weights-root", default="", help="where the initial weights lie, if not in weights/ of it")
     parser.add_argument(
         "--gpus",
@@ -65,12 +64,12 @@ def main() -> None:
         settings = [f"scale={scale}", f"variants=[{variants}]", f"seeds=[{seeds}]", "scores=True", f"root={root}"]
         settings += more
         done.append(run("snakemake", "--cores", str(options.cores), *gpus, "--config", *settings))
-    data = {"data_set": data_set_of(f"{scale}/ovenet", preset(f"{scale}/ovenet")), "data_root": options.data_root}
+    data = {"dataset": dataset_of(f"{scale}/ovenet", preset(f"{scale}/ovenet")), "data_root": options.data_root}
     runs, folder = [str(root / scale)], root / scale / "report"
     folder.mkdir(parents=True, exist_ok=True)
     done.append(show("06_tables", folder, roots=runs, scales=[scale], output_folder=str(folder / "tables")))
     if set(FIRST) <= set(options.variants):
-        baseline, ovenet = (Cell(scale, variant, 0, overrides, root) for variant in FIRST)
+        baseline, ovenet = (GridRun(scale, variant, 0, overrides, root) for variant in FIRST)
         compared = {"baseline_run": str(baseline.folder), "ovenet_run": str(ovenet.folder)}
         done.append(show("07_figures", folder, **data, **compared, output_folder=str(folder / "figures")))
     done.append(show("09_claims", folder, roots=runs, scale=scale))

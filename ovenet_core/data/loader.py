@@ -1,0 +1,113 @@
+"""What the network is trained on, and in which order: augmented images and the batches of a run."""
+
+import math
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ovenet_core.cross_entropy import IGNORE_INDEX
+from ovenet_core.data.cache import DecodedCache
+from ovenet_core.data.dataset import Sample, SegmentationDataset
+from ovenet_core.data.transforms import random_crop, sample_rng
+
+
+class TrainingDataset(Dataset):
+    """Augmented (image, label, name) by (epoch, index): the same pair whatever the worker that makes it.
+
+    Args:
+        source: reads the samples: the dataset itself, or a cache of its decoded images.
+        seed: of the run, from which the augmentation of each image follows.
+        crop: (height, width) in pixels.
+        image_size: (height, width) to which images are resized on reading.
+        scale_range, flip: of the augmentation, as `random_crop` takes them.
+    """
+
+    def __init__(
+        self,
+        source: SegmentationDataset | DecodedCache,
+        samples: list[Sample],
+        seed: int,
+        *,
+        crop: tuple[int, int],
+        image_size: tuple[int, int] | None = None,
+        scale_range: tuple[float, float] = (0.5, 2.0),
+        flip: bool = True,
+    ):
+        self.source, self.samples, self.seed = source, samples, seed
+        self.crop, self.image_size, self.scale_range, self.flip = crop, image_size, scale_range, flip
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, str]:
+        """uint8 image [3, height, width], uint8 label [height, width], name."""
+        epoch, index = key
+        image, label = self.source.read(self.samples[index])
+        if self.image_size is not None:
+            height, width = self.image_size
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+            label = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+        image, label = random_crop(
+            image,
+            label,
+            crop=self.crop,
+            scale=self.scale_range,
+            flip=self.flip,
+            rng=sample_rng(self.seed, epoch, index),
+            ignore_label=IGNORE_INDEX,
+        )
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        return pixels, torch.from_numpy(np.ascontiguousarray(label)), self.samples[index].name
+
+
+class DistributedBatchSampler:
+    """What one process is shown from iteration `start` on: lists of (epoch, index), `steps` of them per iteration.
+
+    Each epoch has a new order, and its incomplete batch is left out. However many processes there are, an iteration
+    sees the same images: each process has a share of the batch, as equal as can be, in equally many parts of
+    at most `micro_batch_size` images. `weights` says which part of the batch all processes together see at each step.
+
+    Raises:
+        ValueError: the images are fewer than one batch, or a process would have none at some step.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        batch_size: int,
+        epochs: int,
+        seed: int,
+        *,
+        rank: int = 0,
+        processes: int = 1,
+        micro_batch_size: int | None = None,
+        start: int = 0,
+    ):
+        if images < batch_size:
+            raise ValueError(f"{images} training images are fewer than one batch of {batch_size}: lower batch_size")
+        shares = np.array_split(np.arange(batch_size), processes)
+        most, fewest = len(shares[0]), len(shares[-1])
+        self.steps = math.ceil(most / (micro_batch_size or most))
+        if self.steps > fewest:
+            raise ValueError(
+                f"batch_size {batch_size} gives some of {processes} processes {fewest} images, which "
+                f"cannot be shown in {self.steps} parts (micro_batch_size {micro_batch_size}): start fewer "
+                "processes, or raise batch_size or micro_batch_size"
+            )
+        parts = [np.array_split(share, self.steps) for share in shares]
+        self.parts = parts[rank]
+        self.weights = [sum(map(len, together)) / batch_size for together in zip(*parts, strict=True)]
+        self.images, self.batch_size, self.seed, self.start = images, batch_size, seed, start
+        self.per_epoch = images // batch_size
+        self.total = epochs * self.per_epoch
+
+    def __len__(self) -> int:
+        return (self.total - self.start) * self.steps
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for iteration in range(self.start, self.total):
+            epoch, batch = divmod(iteration, self.per_epoch)
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.images)
+            for part in self.parts:
+                yield [(epoch, int(i)) for i in order[batch * self.batch_size + part]]

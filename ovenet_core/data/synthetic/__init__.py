@@ -1,0 +1,1 @@
+"""Synthetic datasets: scenes with exact labels, drawn from a seed."""

@@ -1,0 +1,33 @@
+"""Files, locks, provenance and processes; nothing of the method."""
+
+from ovenet_core.utils.distributed import (
+    all_gather,
+    all_reduce_sum,
+    barrier,
+    broadcast,
+    global_smallest,
+    process_group,
+    rank,
+    world_size,
+)
+from ovenet_core.utils.files import remove_unfinished, run_folder_lock, short_hash, write_atomically, write_json
+from ovenet_core.utils.provenance import commit, peak_memory, provenance
+
+__all__ = [
+    "all_gather",
+    "all_reduce_sum",
+    "barrier",
+    "broadcast",
+    "commit",
+    "global_smallest",
+    "peak_memory",
+    "process_group",
+    "provenance",
+    "rank",
+    "remove_unfinished",
+    "run_folder_lock",
+    "short_hash",
+    "world_size",
+    "write_atomically",
+    "write_json",
+]

@@ -1,0 +1,324 @@
+"""Speed and memory beside their bounds; exit status 1 if one is missed.
+
+    python tests/benchmarks/bench.py [--quick] [--record results/bench.json]
+
+Run it on a machine that does nothing else: with two threads on two busy cores each waits for the other.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from ovenet_core.cross_entropy import IGNORE_INDEX, ohem_cross_entropy
+from ovenet_core.data.cache import DecodedCache
+from ovenet_core.data.dataset import CITYSCAPES
+from ovenet_core.data.synthetic.writer import draw_scene, write_scenes
+from ovenet_core.data.transforms import random_crop, sample_rng
+from ovenet_core.data.validation import examine
+from ovenet_core.evaluation.boundary_metrics import LabelBoundaries
+from ovenet_core.evaluation.inference import normalise
+from ovenet_core.evaluation.metrics import ConfusionMatrix
+from ovenet_core.training.factory import build_loss, build_network
+from ovenet_core.training.presets import preset
+from ovenet_core.utils.files import write_json
+from ovenet_core.utils.provenance import provenance
+
+SIZE, FULL_SIZE = (512, 1024), (1024, 2048)  # of the crops on Cityscapes, and of its images
+THREADS = 2
+REPETITIONS = 11
+MEMORY_BOUNDS = {("hrnet", False): 4.2, ("hrnet_ocr", False): 5.0, ("hrnet", True): 3.0, ("hrnet_ocr", True): 3.0}
+
+measurements: list[dict] = []
+
+
+def report(what: str, measured: float, bound: float | None, unit: str, note: str = "", at_least: bool = False) -> None:
+    """Print one row of the table, and keep it; without a bound it is only measured."""
+    good = bound is None or (measured >= bound if at_least else measured <= bound)
+    measurements.append(
+        {
+            "what": what,
+            "measured": measured,
+            "unit": unit,
+            "bound": bound,
+            "at_least": at_least,
+            "met": good,
+            "note": note,
+        }
+    )
+    sign, mark = ">=" if at_least else "<=", "ok" if good else "MISSED"
+    held = f"{sign} {bound:5.2f} {mark:7s}" if bound is not None else " " * 16
+    print(f"{what:60s} {measured:7.2f} {unit:4s} {held} {note}".rstrip(), flush=True)
+
+
+# -- OHEM against plain cross-entropy
+
+
+def cases() -> dict[str, tuple[Tensor, Tensor]]:
+    """Logits and labels; where fewer than `min_kept` pixels are hard, OHEM has to select one by its rank."""
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 19, (1, *SIZE), generator=rng)
+    noise = torch.randn(1, 19, *SIZE, generator=rng)
+    peak = 12 * nnf.one_hot(labels).permute(0, 3, 1, 2)  # makes the true class certain
+    few = torch.rand(1, 1, *SIZE, generator=rng) < 0.05
+    labels[torch.rand(1, *SIZE, generator=rng) < 0.1] = IGNORE_INDEX
+    return {
+        "all hard": (noise, labels),
+        "all easy": (noise + peak, labels),
+        "few hard, needs selection": (noise + peak * ~few, labels),
+    }
+
+
+def seconds(loss: Callable[..., Tensor], logits: Tensor, labels: Tensor, class_weights: Tensor | None) -> float:
+    """Of forward and backward."""
+    logits = logits.clone().requires_grad_()
+    start = time.perf_counter()
+    loss(logits, labels, class_weights).backward()
+    return time.perf_counter() - start
+
+
+def ohem() -> None:
+    torch.set_num_threads(THREADS)
+    plain = partial(nnf.cross_entropy, ignore_index=IGNORE_INDEX)
+    for name, (logits, labels) in cases().items():
+        for class_weights in (None, torch.tensor(CITYSCAPES.class_weights)):
+            pairs = [
+                [seconds(loss, logits, labels, class_weights) for loss in (plain, ohem_cross_entropy)]
+                for _ in range(REPETITIONS)
+            ][1:]  # the first one warms up
+            base, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
+            what = f"OHEM / cross-entropy, {name}{'' if class_weights is None else ', weights'}"
+            report(what, ours / base, 1.15, "x", f"{1000 * ours:.0f} ms / {1000 * base:.0f} ms")
+
+
+# -- Scores
+
+
+def confusion() -> None:
+    """A score map with its label, against a plain argmax over the same map."""
+    torch.set_num_threads(THREADS)
+    rng = torch.Generator().manual_seed(0)
+    scores = torch.randn(1, 19, *FULL_SIZE, generator=rng)
+    label = torch.randint(0, 19, (1, *FULL_SIZE), generator=rng).to(torch.uint8)
+    matrix = ConfusionMatrix(19)
+    both = (lambda: scores.argmax(1), lambda: matrix.update_from_scores(scores, label))
+    pairs = [[timed(function) for function in both] for _ in range(REPETITIONS)][1:]  # the first one warms up
+    plain, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
+    report(
+        "confusion matrix from scores / argmax, 1x19x1024x2048",
+        ours / plain,
+        1.5,
+        "x",
+        f"{1000 * ours:.0f} ms / {1000 * plain:.0f} ms",
+    )
+
+
+def timed(function: Callable) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def boundaries() -> None:
+    """All boundary scores of one image of Cityscapes' size for S_i, S_s and S_f."""
+    label = CITYSCAPES.lookup[draw_scene(0, *FULL_SIZE).label_ids]
+    prediction = np.where(label == IGNORE_INDEX, 0, label).astype(np.uint8)
+    prediction[:, 3:] = prediction[:, :-3].copy()
+
+    def count() -> None:
+        edges = LabelBoundaries(label, 19)
+        for _ in range(3):
+            edges.count(prediction)
+
+    report("boundary scores, 1024x2048, three outputs, one thread", min(timed(count) for _ in range(3)), 3, "s")
+
+
+# -- Training
+
+
+def training_step(repetitions: int = 5) -> None:
+    """What OVeNet and a wider HRNet take beside HRNet: a whole step on four images of the study, on one thread."""
+    torch.set_num_threads(1)
+    specs = {name: preset(f"camvid-half/{name}") for name in ("hrnet", "ovenet", "hrnet-wide")}
+    networks = {name: build_network(spec, 11).to(memory_format=torch.channels_last) for name, spec in specs.items()}
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (4, 3, 180, 240), generator=rng, dtype=torch.uint8)
+    labels = torch.randint(0, 11, (4, 180, 240), generator=rng)
+
+    def step(name: str) -> float:
+        network, start = networks[name], time.perf_counter()
+        loss = build_loss(specs[name], 11)(network(normalise(images, channels_last=True)), labels)
+        loss.total.backward()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter -= 1e-4 * parameter.grad
+        network.zero_grad(set_to_none=True)
+        return time.perf_counter() - start
+
+    rounds = [[step(name) for name in networks] for _ in range(repetitions + 1)][1:]  # the first one warms up
+    base, *others = (statistics.median(column) for column in zip(*rounds, strict=True))
+    for name, ours in zip(["ovenet", "hrnet-wide"], others, strict=True):
+        report(
+            f"training step, W18 at 180x240, {name} / hrnet, one thread",
+            ours / base,
+            None,
+            "x",
+            f"{ours:.2f} s / {base:.2f} s",
+        )
+
+
+# -- Memory
+
+
+def memory() -> None:
+    gradients: dict[str, str] = {}
+    for (backbone, checkpointing), bound in MEMORY_BOUNDS.items():
+        script = Path(__file__).with_name("one_step.py")
+        command = [sys.executable, str(script), backbone, *["checkpointing"] * checkpointing]
+        result = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        note = f"{result['seconds']:.0f} s"
+        if checkpointing:
+            same = gradients[backbone] == result["gradients"]
+            report(f"gradients of {backbone} that checkpointing changes", int(not same), 0, "")
+        gradients[backbone] = result["gradients"]
+        what = f"peak memory, W48 OVeNet on {backbone}{', checkpointing' * checkpointing}"
+        report(what, result["peak"], bound, "GiB", note)
+
+
+LARGE_IMAGE = """
+import resource, sys, time, numpy as np
+from ovenet_core.evaluation import InferenceConfig, predict_classes
+from ovenet_core.ovenet import build
+network, start = build("hrnet", 48, 19, 4), time.perf_counter()
+predict_classes(network, np.zeros((2048, 4096, 3), np.uint8), Inference(tuple(map(float, sys.argv[1:]))))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, time.perf_counter() - start)
+"""
+
+
+def large_image(scales: tuple[float, ...] = (0.5, 1.0)) -> None:
+    """S_i, S_s and S_f of an image that is seen through windows of 512x1024."""
+    command = [sys.executable, "-c", LARGE_IMAGE, *map(str, scales)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    peak, duration = map(float, output.split())
+    report(f"peak memory, W48 OVeNet, 2048x4096 at {len(scales)} scales", peak, 6, "GiB", f"{duration:.0f} s")
+
+
+# -- Data
+
+
+def crops(count: int = 200) -> None:
+    cv2.setNumThreads(1)
+    scene = draw_scene(0, 1024, 2048)
+    label = CITYSCAPES.lookup[scene.label_ids]
+    start = time.thread_time()
+    for index in range(count):
+        random_crop(scene.image, label, crop=SIZE, rng=sample_rng(0, 0, index))
+    report("random crop, 1024x2048 to 512x1024, one thread, mean", 1000 * (time.thread_time() - start) / count, 5, "ms")
+
+
+def input_pipeline(images: int = 4, epochs: int = 4) -> None:
+    """Decoding, scale, crop and flip of full-size pairs, against the same from the decoded cache, warm in memory."""
+    cv2.setNumThreads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        root = write_scenes(f"{folder}/scenes", split_sizes={"train": images}, size=FULL_SIZE, progress=False)
+        samples = CITYSCAPES.samples(root, "train")
+        cache = DecodedCache.build(CITYSCAPES, samples, f"{folder}/cache", progress=False)
+
+        def seconds_an_image(read: Callable) -> float:
+            start = time.thread_time()
+            for epoch in range(epochs):
+                for index, sample in enumerate(samples):
+                    random_crop(*read(sample), crop=SIZE, rng=sample_rng(0, epoch, index))
+            return (time.thread_time() - start) / (epochs * len(samples))
+
+        seconds_an_image(cache.read)  # warms up
+        plain, cached = seconds_an_image(CITYSCAPES.read), seconds_an_image(cache.read)
+    report(
+        "images per second and core with the cache / without",
+        plain / cached,
+        6,
+        "x",
+        f"{1000 * cached:.1f} ms / {1000 * plain:.0f} ms an image",
+        at_least=True,
+    )
+
+
+def doctor(images: int = 8) -> None:
+    """The examination of full-size pairs, as long as 3,475 of them would take."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = write_scenes(folder, split_sizes={"train": images}, size=FULL_SIZE, progress=False)
+        each = examine(CITYSCAPES, root, ["train"], progress=False).seconds / images
+    report("doctor, 3,475 full-size pairs, all cores", 3475 * each / 60, 15, "min", f"{1000 * each:.0f} ms each")
+
+
+def scenes() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        write_scenes(folder, split_sizes={"train": 48, "val": 16}, progress=False)
+        report("64 generated scenes of 128x256, written", time.perf_counter() - start, 10, "s")
+
+
+def two_processes(images: int = 16, epochs: int = 5) -> None:
+    """Images per second of two processes on two cores, against one process on one core; the same batches."""
+    fields = {
+        "width": 8,
+        "crop": [256, 512],
+        "batch_size": 4,
+        "epochs": epochs,
+        "validate_every": epochs,
+        "pretrained": "",
+        "channels_last": True,
+        "ohem_min_kept": 65536,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        root = write_scenes(f"{folder}/scenes", split_sizes={"train": images, "val": 1}, size=SIZE, progress=False)
+
+        def rate(processes: int) -> float:
+            run = f"{folder}/{processes}"
+            command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+            command += ["-m", "ovenet_core", "train", "cityscapes/ovenet", f"--data-root={root}", f"--run-folder={run}"]
+            command += [f"--set={name}={json.dumps(value)}" for name, value in fields.items()] + ["--device=cpu"]
+            subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, capture_output=True)
+            with open(f"{run}/result.json") as file:
+                return images * epochs / json.load(file)["duration_seconds"]
+
+        one, two = rate(1), rate(2)
+    report(
+        "images per second, two processes / one, a core each",
+        two / one,
+        1.5,
+        "x",
+        f"{two:.2f} / {one:.2f} a second",
+        at_least=True,
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="leave out the memory of the large networks")
+    parser.add_argument("--record", type=Path, help="a file for what was measured")
+    arguments = parser.parse_args()
+    machine = {"cores": os.cpu_count(), "load_before": round(os.getloadavg()[0], 2)}
+    print(f"{THREADS} threads on {machine['cores']} cores; load before: {machine['load_before']}")
+    for measure in (ohem, crops, input_pipeline, doctor, scenes, confusion, boundaries, two_processes, training_step):
+        measure()
+    if not arguments.quick:
+        memory()
+        large_image()
+    if arguments.record:
+        write_json(arguments.record, {"measurements": measurements} | machine | provenance(torch.device("cpu")))
+    missed = [row["what"] for row in measurements if not row["met"]]
+    sys.exit(f"missed: {'; '.join(missed)}" if missed else 0)

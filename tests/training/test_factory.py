@@ -1,0 +1,104 @@
+"""From an experiment to its network; trained networks from run folders and files of weights."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ovenet_core.data.dataset import get_dataset
+from ovenet_core.data.io import DataError
+from ovenet_core.training.factory import build_loss, build_network, load_trained, require_classes, warn_if_slow
+from ovenet_core.training.presets import preset
+
+NARROW = preset("synthetic/ovenet", tau=0.25, refinement_steps=1)
+BASELINE = preset("synthetic/hrnet")
+
+
+def saved(experiment, folder):
+    """A run folder with random weights, and these."""
+    torch.manual_seed(1)
+    weights = build_network(experiment, 19).state_dict()
+    save_file({name: value.contiguous() for name, value in weights.items()}, folder / "checkpoint.safetensors")
+    (folder / "config.json").write_text(json.dumps({"experiment": asdict(experiment)}))
+    return weights
+
+
+def test_the_experiment_reaches_the_network():
+    network = build_network(NARROW, 19)
+    assert network.offset_head.tau == 0.25 and network.refinement_steps == 1
+    assert build_network(BASELINE, 19).offset_head is None
+
+
+def test_a_run_folder_gives_its_experiment_and_its_weights(tmp_path):
+    weights = saved(NARROW, tmp_path)
+    experiment, network = load_trained(tmp_path)
+    assert experiment == NARROW and not network.training
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+
+
+def test_a_file_of_our_weights_needs_its_experiment(tmp_path):
+    weights = saved(NARROW, tmp_path)
+    with pytest.raises(ValueError, match="give the experiment"):
+        load_trained(tmp_path / "checkpoint.safetensors")
+    _, network = load_trained(tmp_path / "checkpoint.safetensors", NARROW)
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+
+
+def test_official_weights_of_a_backbone_alone_are_no_trained_network(shared):
+    experiment = preset("camvid/ovenet")
+    with pytest.raises(ValueError, match="no weights for semantic_head"):
+        load_trained(shared / "weights" / experiment.pretrained, experiment)
+
+
+@pytest.mark.parametrize(
+    ("of", "given", "difference"),
+    [
+        (BASELINE, NARROW, r"it has no offset_head\.\S+, which the network has"),
+        (NARROW, BASELINE, r"it has offset_head\.\S+, which the network has not"),
+        (NARROW.override(width=4), NARROW, r"backbone\.\S+ has shape \[4, .*\], the network expects \[8, .*\]"),
+        (BASELINE.override(backbone="hrnet_ocr"), BASELINE, r"it has no semantic_head\.\S+, which the network has"),
+    ],
+    ids=["no offset head", "an offset head", "another width", "another backbone"],
+)
+def test_weights_of_another_network_are_refused_with_the_first_difference(tmp_path, of, given, difference):
+    saved(of, tmp_path)
+    with pytest.raises(ValueError, match=rf"checkpoint\.safetensors is of another network: {difference}; give"):
+        load_trained(tmp_path / "checkpoint.safetensors", given)
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path.name} has no result.json"):
+        load_trained(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such run folder"):
+        load_trained(tmp_path / "nowhere")
+
+
+def test_a_run_without_its_checkpoint_is_named(tmp_path):
+    saved(NARROW, tmp_path)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*run it"):
+        load_trained(tmp_path)
+
+
+def test_class_weights_of_another_number_than_the_classes_are_refused():
+    experiment = preset("cityscapes/ovenet", benchmark="ade20k")
+    with pytest.raises(ValueError, match="19 values, expected 150: set class_weights: null or give one for each class"):
+        build_loss(experiment, 150)
+    build_loss(experiment.override(class_weights=None), 150)
+
+
+def test_bfloat16_on_a_processor_without_it_warns(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.warns(UserWarning, match="set precision to float32"):
+        warn_if_slow(NARROW.override(precision="bfloat16"), torch.device("cpu"))
+
+
+def test_a_network_of_other_classes_is_refused():
+    require_classes(NARROW, get_dataset("acdc"))
+    with pytest.raises(DataError, match="19 classes of cityscapes, expected the 150 of ade20k"):
+        require_classes(NARROW, get_dataset("ade20k"))
