@@ -12,12 +12,10 @@ import numpy as np
 from jaxtyping import Shaped, UInt8
 from PIL import Image
 
+from ovenet_core.utils import DataError
+
 # Archives are unpacked into the root, or into folders there, and some have a top folder of their own.
 _DEPTHS = ("", "*/", "*/*/")
-
-
-class DataError(ValueError):
-    """Something is wrong with the data; the message names the file, what was expected, and what to do."""
 
 
 # What Pillow raises of a damaged file, or of a header that tells of an image too large to be one.

@@ -10,11 +10,7 @@ import torch
 
 from ovenet_core.data import Sample
 from ovenet_core.training.config import Experiment
-from ovenet_core.utils import short_hash
-
-
-class SnapshotError(RuntimeError):
-    """A snapshot or result that is another run's or damaged; the message says why and what to do."""
+from ovenet_core.utils import SnapshotError, short_hash
 
 
 def run_identity(experiment: Experiment, seed: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Files, locks, provenance and processes; nothing of the method."""
 
+from ovenet_core.utils.config import config_dataclass
 from ovenet_core.utils.distributed import (
     all_gather,
     all_reduce_sum,
@@ -10,10 +11,29 @@ from ovenet_core.utils.distributed import (
     rank,
     world_size,
 )
+from ovenet_core.utils.errors import (
+    ConfigError,
+    DataError,
+    OVeNetError,
+    RunError,
+    SnapshotError,
+    WeightsError,
+    WriteError,
+)
 from ovenet_core.utils.files import remove_unfinished, run_folder_lock, short_hash, write_atomically, write_json
 from ovenet_core.utils.provenance import commit, peak_memory, provenance
+from ovenet_core.utils.suggest import did_you_mean
 
 __all__ = [
+    "ConfigError",
+    "DataError",
+    "OVeNetError",
+    "RunError",
+    "SnapshotError",
+    "WeightsError",
+    "WriteError",
+    "config_dataclass",
+    "did_you_mean",
     "all_gather",
     "all_reduce_sum",
     "barrier",

@@ -12,18 +12,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
+from ovenet_core.utils.errors import RunError, WriteError
+
 LOCK_TIMEOUT = 10  # seconds: the workers of a killed process end, and leave its lock, some five seconds after it
-
-
-class WriteError(OSError):
-    """A file of a run could not be written; the message says which, why and what to do, `errno` is the system's."""
-
-    def __init__(self, path: Path, error: Exception):
-        super().__init__(
-            f"{path} could not be written ({error}). What was there before is kept: make room on the disk "
-            "or the folder writable, and start again"
-        )
-        self.errno = getattr(error, "errno", None)
+ROOM = "make room on the disk or the folder writable, and start again; what was there before is kept"
 
 
 def write_atomically(path: Path, write: Callable, mode: str = "w") -> None:
@@ -40,7 +32,7 @@ def write_atomically(path: Path, write: Callable, mode: str = "w") -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError, SafetensorError) as error:  # the last two are torch's and safetensors' own
-        raise WriteError(path, error) from error
+        raise WriteError(path, error, "a file that can be written", ROOM) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -51,17 +43,16 @@ def run_folder_lock(folder: Path) -> Iterator[None]:
     """While this process has a folder to itself; the lock goes with the process, however that ends.
 
     Raises:
-        RuntimeError: another process has it, and has not left it after `PATIENCE` seconds.
+        RunError: another process has it, and has not left it after `LOCK_TIMEOUT` seconds.
         WriteError: the lock cannot be written.
     """
     try:
         lock = FileLock(folder / ".lock").acquire(timeout=LOCK_TIMEOUT)
     except Timeout as error:
-        raise RuntimeError(
-            f"{folder} is in use, another process trains there: wait until it has ended, or choose another run folder"
-        ) from error
+        fix = "wait until it has ended, or choose another run folder"
+        raise RunError(folder, "another process, which trains there", "a folder to itself", fix) from error
     except OSError as error:
-        raise WriteError(folder / ".lock", error) from error
+        raise WriteError(folder / ".lock", error, "a file that can be written", ROOM) from error
     with lock:
         yield
 
