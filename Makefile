@@ -40,10 +40,10 @@ notebooks: $(READY)  ## Run every notebook anew and store it with what it shows 
 	  $(BIN)/jupyter nbconvert --log-level ERROR --CoalesceStreamsPreprocessor.enabled=True --to notebook --inplace \
 	    $$notebook || exit 1; done
 
-SCALE := toy
+PROTOCOL := synthetic-short
 CORES := 2
-study: $(READY)  ## Run every variant of the study, score it, make all tables and figures (SCALE=toy CORES=2 to try it).
-	OMP_NUM_THREADS=1 $(BIN)/python workflow/study.py $(SCALE) --cores $(CORES)
+study: $(READY)  ## Run and score every variant, make all tables and figures (PROTOCOL=synthetic-short CORES=2 to try it).
+	OMP_NUM_THREADS=1 $(BIN)/python workflow/study.py $(PROTOCOL) --cores $(CORES)
 
 results: $(READY)  ## Write results/tables/ and the results in README and docs/gpu.md anew from the runs in results/.
 	$(BIN)/python -m ovenet_core report
@@ -57,8 +57,10 @@ lab: $(READY)  ## Open JupyterLab in the browser.
 bench: $(READY)  ## Measure speed and memory of losses, networks, scores and input beside their bounds.
 	$(BIN)/python tests/benchmarks/bench.py
 
-lint: $(READY)  ## Check the style of Python files and notebooks.
+lint: $(READY)  ## Check style and format of Python files and notebooks, and that imports point one way.
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check --quiet
+	$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 
 lock: $(READY)  ## Write requirements.lock anew from pyproject.toml, with the hash of every package.
 	$(BIN)/python -m pip install --quiet uv

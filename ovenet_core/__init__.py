@@ -1,15 +1,10 @@
-"""OVeNet, the Offset Vector Network for semantic segmentation: network, method and study in a dozen thin modules."""
+"""OVeNet, the Offset Vector Network for semantic segmentation.
 
-import atexit
-import gc
+The files of this folder are the method; its folders, such as `data` and `training`, are the study around it.
+"""
 
-# PyTorch makes a million objects that live as long as the process. Looking for garbage among them while it is imported,
-# and once more at the very end, would take a quarter of the time of a short run.
-_collecting = gc.isenabled()
-gc.disable()
-import torch  # noqa: E402, F401
+from ovenet_core.losses import OVeNetLoss
+from ovenet_core.ovenet import NetworkConfig, OVeNet, Prediction, build
+from ovenet_core.weights import load_official
 
-gc.freeze()
-if _collecting:
-    gc.enable()
-atexit.register(gc.freeze)
+__all__ = ["NetworkConfig", "OVeNet", "OVeNetLoss", "Prediction", "build", "load_official"]

@@ -1,4 +1,4 @@
-"""Cross entropy."""
+"""Cross-entropy and online hard example mining (OHEM) over the valid pixels of all processes (equation 5)."""
 
 from collections.abc import Callable, Sized
 
@@ -7,7 +7,7 @@ import torch.nn.functional as nnf
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from ovenet_core import utils
+from ovenet_core.utils import ConfigError, all_reduce_sum, global_smallest
 
 IGNORE_INDEX = 255  # train id of the pixels that neither the losses nor the scores count
 
@@ -16,12 +16,12 @@ Labels = Integer[Tensor, "batch height width"]
 
 
 def cross_entropy(logits: Scores, labels: Labels, class_weights: Tensor | None = None) -> Float[Tensor, ""]:
-    """Cross-entropy, the mean over valid pixels weighted by their class; 0 where no pixel is valid."""
+    """Compute cross-entropy, the mean over valid pixels weighted by their class; 0 where no pixel is valid."""
     require_class_weights(class_weights, logits.shape[1])
     labels = labels.long()
     total = nnf.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE_INDEX, reduction="sum")
     weight = labels != IGNORE_INDEX if class_weights is None else _weight_of(labels, class_weights)
-    return total / utils.all_reduce_sum(weight.sum(dtype=total.dtype)).clamp_min(torch.finfo(total.dtype).tiny)
+    return total / all_reduce_sum(weight.sum(dtype=total.dtype)).clamp_min(torch.finfo(total.dtype).tiny)
 
 
 def ohem_cross_entropy(
@@ -31,7 +31,7 @@ def ohem_cross_entropy(
     threshold: float = 0.9,
     min_kept: int = 131072,
 ) -> Float[Tensor, ""]:
-    """Online hard example mining: cross-entropy over the pixels whose true class has a low probability.
+    """Compute OHEM: cross-entropy over the pixels whose true class has a low probability.
 
     Kept are the valid pixels with a probability below max(`threshold`, the `min_kept`-th smallest); the mean over
     them weighs the loss by the class but not the count. 0 where no pixel is kept.
@@ -39,61 +39,59 @@ def ohem_cross_entropy(
     require_class_weights(class_weights, logits.shape[1])
     labels = labels.long()
 
-    def weigh(loss: Tensor) -> Tensor:
+    def pixel_weights(loss: Tensor) -> Tensor:
         probability = loss.neg().exp_()  # 1 where the label is ignored, which is not below any limit
         kept = probability < max(threshold, _kth_probability(probability, labels, threshold, min_kept))
         weight = kept.to(loss.dtype) if class_weights is None else _weight_of(labels, class_weights).mul_(kept)
-        return weight.div_(utils.all_reduce_sum(kept.count_nonzero()).clamp_min(1))
+        return weight.div_(all_reduce_sum(kept.count_nonzero()).clamp_min(1))
 
-    return _WeightedCrossEntropy.apply(logits, labels, weigh)
+    return _WeightedCrossEntropy.apply(logits, labels, pixel_weights)
 
 
 def _kth_probability(probability: Tensor, labels: Tensor, threshold: float, min_kept: int) -> float:
-    """The `min_kept`-th smallest probability of the valid pixels (from 0), or 0 if it is not above the threshold.
+    """Return the `min_kept`-th smallest probability of the valid pixels (from 0), or 0 if not above the threshold.
 
     Counting is enough as a rule: only where too few pixels are below the threshold is one of them selected, on a
-    processor in linear time, without sorting. Ignored pixels, of probability 1, come last and need no care.
+    CPU in linear time, without sorting. Ignored pixels, of probability 1, come last and need no care.
     """
     counts = (labels != IGNORE_INDEX).count_nonzero(), (probability <= threshold).count_nonzero()
-    count, below = utils.all_reduce_sum(torch.stack(counts)).tolist()
+    count, below = all_reduce_sum(torch.stack(counts)).tolist()
     rank = min(min_kept, count - 1)
     if count == 0 or below > rank:
         return 0.0
-    values = utils.global_smallest(probability, rank + 1)
+    values = global_smallest(probability, rank + 1)
     # A GPU selects with one of its hundred processors, and sorts with all of them.
     return (values.sort().values[rank] if values.is_cuda else values.kthvalue(rank + 1).values).item()
 
 
 def require_class_weights(class_weights: Sized | None, num_classes: int) -> None:
-    """Raise ValueError unless there is one weight for each class, or none at all."""
+    """Raise ConfigError unless there is one weight for each class, or none at all."""
     if class_weights is not None and len(class_weights) != num_classes:
-        raise ValueError(
-            f"class_weights has {len(class_weights)} values, expected {num_classes}: set class_weights: "
-            "null or give one for each class"
-        )
+        expected = f"{num_classes}, one for each class, or null"
+        raise ConfigError("class_weights", f"{len(class_weights)} values", expected, "correct class_weights")
 
 
 def _weight_of(labels: Tensor, class_weights: Tensor) -> Tensor:
-    """The class weight of each pixel, 0 where the label is ignored."""
+    """Look up the class weight of each pixel, 0 where the label is ignored."""
     table = class_weights.new_zeros(IGNORE_INDEX + 1)
     table[: len(class_weights)] = class_weights
     return table[labels]
 
 
 class _WeightedCrossEntropy(torch.autograd.Function):
-    """The sum over pixels of weight * cross-entropy; `weigh` makes the constant weights from the cross-entropy.
+    """The sum over pixels of weight * cross-entropy; `pixel_weights` makes the constant weights from the cross-entropy.
 
     Its gradient, weight * (softmax - one-hot), is written down here because autograd's own way takes one more
     full-size map, and passes over it on one thread.
     """
 
     @staticmethod
-    def forward(ctx, logits: Tensor, labels: Tensor, weigh: Callable[[Tensor], Tensor]) -> Tensor:
+    def forward(ctx, logits: Tensor, labels: Tensor, pixel_weights: Callable[[Tensor], Tensor]) -> Tensor:
         ignored = labels == IGNORE_INDEX
         true_class = labels.masked_fill(ignored, 0).unsqueeze(1)
         log_probability = logits.log_softmax(dim=1)
         loss = log_probability.gather(1, true_class).squeeze(1).neg_().masked_fill_(ignored, 0)
-        weight = weigh(loss)
+        weight = pixel_weights(loss)
         ctx.save_for_backward(log_probability, true_class, loss, weight)
         return (loss * weight).sum()
 

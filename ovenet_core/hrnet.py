@@ -5,14 +5,13 @@ resolution, a *module* runs residual blocks on every branch and fuses the branch
 some modules. Branch i has `width * 2**i` channels at 1 / (4 * 2**i) of the image's resolution.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch.nn.functional as nnf
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ovenet_core.layers import conv_bn, upsample
-from ovenet_core.memory import recompute
 
 STAGES = (2, 3, 4)
 BACKBONE_MODULES = {2: 1, 3: 4, 4: 3}  # modules per stage, Table 6
@@ -52,19 +51,15 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = nnf.relu(self.bn1(self.conv1(x)), inplace=True)
         y = nnf.relu(self.bn2(self.conv2(y)), inplace=True)
-        return nnf.relu(self.bn3(self.conv3(y)).add_(self._shortcut(x)), inplace=True)
+        return nnf.relu(self.bn3(self.conv3(y)).add_(self.shortcut(x)), inplace=True)
 
-    def _shortcut(self, x: Tensor) -> Tensor:
-        # Its convolution, where there is one, is large and cheap: made again in the backward pass.
-        return x if isinstance(self.downsample, nn.Identity) else recompute(self.downsample, x)
+    def shortcut(self, x: Tensor) -> Tensor:
+        """Return the input with as many channels as the output."""
+        return self.downsample(x)
 
 
 class Stem(nn.Module):
-    """Two strided convolutions: 3 channels at full resolution to 64 at a quarter.
-
-    The first one's activations are as large as all of stage 2's and cost next to nothing: they are made again in the
-    backward pass instead of being kept.
-    """
+    """Two strided convolutions: 3 channels at full resolution to 64 at a quarter."""
 
     def __init__(self):
         super().__init__()
@@ -74,10 +69,16 @@ class Stem(nn.Module):
         self.bn2 = nn.BatchNorm2d(64)
 
     def forward(self, x: Tensor) -> Tensor:
-        return nnf.relu(self.bn2(recompute(self._convolve, x, norms_of=self.bn1)), inplace=True)
+        x = nnf.relu(self.bn1(self.conv1(x)), inplace=True)
+        return nnf.relu(self.bn2(self.conv2(x)), inplace=True)
 
-    def _convolve(self, x: Tensor) -> Tensor:
-        return self.conv2(nnf.relu(self.bn1(self.conv1(x)), inplace=True))
+
+class Stage1(nn.Sequential):
+    """Bottlenecks on the one branch of stage 1: four of them (Table 6), or as many as `blocks` if that is less."""
+
+    def __init__(self, blocks: int):
+        inputs = [64, *[STAGE1_CHANNELS] * (min(4, blocks) - 1)]
+        super().__init__(*(Bottleneck(channels, STAGE1_CHANNELS // 4) for channels in inputs))
 
 
 def fusion_path(source: int, target: int, width: int) -> nn.Module:
@@ -108,7 +109,7 @@ class HighResolutionModule(nn.Module):
             for target in range(branches)
         )
 
-    def forward(self, *features: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         features = [branch(x) for branch, x in zip(self.branches, features, strict=True)]
         return tuple(self._fuse(features, target) for target in range(len(features)))
 
@@ -126,7 +127,6 @@ class Stage(nn.Module):
 
     def __init__(self, number: int, modules: int, width: int, blocks: int, align_corners: bool):
         super().__init__()
-        self.checkpointing = False
         if number == 2:  # stage 1 has one branch, of 256 channels: both branches of stage 2 are made from it
             paths = [conv_bn(STAGE1_CHANNELS, width), nn.Sequential(conv_bn(STAGE1_CHANNELS, 2 * width, stride=2))]
         else:
@@ -140,12 +140,14 @@ class Stage(nn.Module):
         inputs = [*features, *[features[-1]] * (len(self.transition) - len(features))]
         features = [path(x) for path, x in zip(self.transition, inputs, strict=True)]
         for module in self.blocks:
-            features = recompute(module, *features) if self.checkpointing else module(*features)
+            features = module(features)
         return tuple(features)
 
 
-def make_stages(modules: dict[int, int], width: int, blocks: int, align_corners: bool, first: int = 2) -> nn.ModuleDict:
-    """Stages `first` to 4 with `modules[stage]` modules each, keyed by the stage's number."""
+def make_stages(
+    modules: Mapping[int, int], width: int, blocks: int, align_corners: bool, first: int = 2
+) -> nn.ModuleDict:
+    """Make stages `first` to 4 with `modules[stage]` modules each, keyed by the stage's number."""
     return nn.ModuleDict({str(n): Stage(n, modules[n], width, blocks, align_corners) for n in STAGES if n >= first})
 
 
@@ -157,23 +159,22 @@ class HRNet(nn.Module):
         blocks: residual units per branch and module (4), and at most four bottlenecks in stage 1.
         align_corners: the convention of every bilinear resize. The references use False for plain HRNet and True
             for HRNet+OCR.
+        modules: high-resolution modules per stage.
     """
 
-    def __init__(self, width: int, blocks: int = 4, align_corners: bool = False):
+    def __init__(
+        self, width: int, blocks: int = 4, align_corners: bool = False, modules: Mapping[int, int] = BACKBONE_MODULES
+    ):
         super().__init__()
         self.width, self.blocks, self.align_corners = width, blocks, align_corners
         self.stem = Stem()
-        bottlenecks = [Bottleneck(64, 64), *(Bottleneck(STAGE1_CHANNELS, 64) for _ in range(min(4, blocks) - 1))]
-        self.stage1 = nn.Sequential(*bottlenecks)
-        self.stages = make_stages(BACKBONE_MODULES, width, blocks, align_corners)
+        self.stage1 = Stage1(blocks)
+        self.stages = make_stages(modules, width, blocks, align_corners)
         self.out_channels = 15 * width
-        self.checkpointing = False
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> dict[int, tuple[Tensor, ...]]:
         """Image (RGB, normalised) to the branches after each stage, keyed by the stage's number (1 to 4)."""
-        x = self.stem(image)
-        x = recompute(self.stage1, x) if self.checkpointing else self.stage1(x)
-        features = {1: (x,)}
+        features = {1: (self.stage1(self.stem(image)),)}
         for number in STAGES:
             features[number] = self.stages[str(number)](features[number - 1])
         return features

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ovenet_core.layers import ConcatConv, conv_bn
-from ovenet_core.memory import recompute
 
 
 def gather_objects(
@@ -26,11 +25,9 @@ class ObjectAttention(nn.Module):
     def __init__(self, channels: int, key_channels: int):
         super().__init__()
         self.key_channels = key_channels
-        self.query = nn.Sequential(
-            *conv_bn(channels, key_channels, kernel=1), *conv_bn(key_channels, key_channels, kernel=1)
-        )
-        self.key = nn.Sequential(
-            *conv_bn(channels, key_channels, kernel=1), *conv_bn(key_channels, key_channels, kernel=1)
+        self.query, self.key = (
+            nn.Sequential(*conv_bn(channels, key_channels, kernel=1), *conv_bn(key_channels, key_channels, kernel=1))
+            for _ in range(2)
         )
         self.value = conv_bn(channels, key_channels, kernel=1)
         self.out = conv_bn(key_channels, channels, kernel=1)
@@ -59,19 +56,15 @@ class OCR(nn.Module):
         self.pixels = ConcatConv(in_channels, channels, align_corners, kernel=3)
         self.attention = ObjectAttention(channels, key_channels)
         self.bottleneck = ConcatConv(2 * channels, channels, align_corners, bias=False)
-        self.dropout, self.checkpointing = dropout, False
+        self.dropout = dropout
 
     def forward(
         self, branches: Sequence[Tensor], scores: Float[Tensor, "batch classes height width"]
     ) -> Float[Tensor, "batch channels height width"]:
-        pixels = self.pixels(*branches)
-        context = self._context(pixels, scores)
-        return nnf.dropout2d(self.bottleneck(context, pixels), self.dropout, self.training)
+        pixels = self.pixels(branches)
+        context = self.attend(pixels, scores)
+        return nnf.dropout2d(self.bottleneck((context, pixels)), self.dropout, self.training)
 
-    def _context(self, pixels: Tensor, scores: Tensor) -> Tensor:
-        if self.checkpointing:
-            return recompute(self._attend, pixels, scores, norms_of=self.attention)
-        return self._attend(pixels, scores)
-
-    def _attend(self, pixels: Tensor, scores: Tensor) -> Tensor:
+    def attend(self, pixels: Tensor, scores: Tensor) -> Tensor:
+        """Let each pixel attend to the object vectors that the scores gather."""
         return self.attention(pixels, gather_objects(pixels, scores))

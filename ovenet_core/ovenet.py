@@ -1,23 +1,51 @@
 """OVeNet: a shared backbone, a semantic head and an offset head (Figure 2), and the baselines without one."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor, nn
 
 from ovenet_core.fusion import fuse
-from ovenet_core.hrnet import HRNet
-from ovenet_core.layers import SegmentationHead, output_layer, upsample
-from ovenet_core.memory import float32_region, run_in_float32
+from ovenet_core.hrnet import BACKBONE_MODULES, Bottleneck, HighResolutionModule, HRNet, Stage1, Stem
+from ovenet_core.layers import MIN_SIDE, ConcatConv, OutputLayer, SegmentationHead, upsample
+from ovenet_core.memory import float32_region, recompute_activations
 from ovenet_core.ocr import OCR
-from ovenet_core.offset_head import OffsetHead
+from ovenet_core.offset_head import OFFSET_MODULES, OffsetHead
 from ovenet_core.resampling import refine, resample, seed_positions
+from ovenet_core.utils import ConfigError, config_dataclass
 
-BACKBONES = ("hrnet", "hrnet_ocr")
-WIDTHS = (18, 32, 40, 48)  # the published widths; any other positive one works as well
+Backbone = Literal["hrnet", "hrnet_ocr"]
+BACKBONES = get_args(Backbone)
 LogitMap = Float[Tensor, "batch classes height width"]
+
+# What the backward pass computes again instead of keeping it. Always: large activations that cost little.
+ALWAYS_RECOMPUTED = {Stem: "forward", Bottleneck: "shortcut", ConcatConv: "convolve", SegmentationHead: "classify"}
+# With checkpointing: also everything inside these.
+CHECKPOINTED = {Stage1: "forward", HighResolutionModule: "forward", ConcatConv: "forward", OCR: "attend"}
+
+
+@config_dataclass
+class NetworkConfig:
+    """The network; the defaults are OVeNet (HRNet) of Table 1.
+
+    Raises:
+        ConfigError: a field is out of its range.
+    """
+
+    backbone: Backbone = "hrnet"
+    width: Annotated[int, Field(ge=1)] = 48  # channels of the first branch: HRNetV2-W48, Table 1
+    blocks: Annotated[int, Field(ge=1)] = 4  # residual units per branch and module, Table 6
+    branch_stage: Literal[4, 3, 2, None] = 4  # the offset head's first stage; None: the baseline; section 4.3
+    tau: Annotated[float, Field(gt=0, le=2)] = 0.5  # largest offset per axis; 2 is the image's width; section 4.1
+    align_corners: bool | None = None  # of every bilinear resize; None: as the authors' code, True with OCR, else False
+    fuse_probabilities: bool = False  # section 4.1 found it inferior
+    refinement_steps: Annotated[int, Field(ge=0)] = 0  # how often an offset follows its seed's offset; authors' code
+    freeze_backbone: bool = False  # train the offset head alone; Table 5, "Fr"
+    freeze_batchnorm: bool = False  # batch-norm stands still at its running statistics, in training too; ours
 
 
 @dataclass
@@ -28,7 +56,7 @@ class Logits:
     auxiliary: LogitMap | None = None
 
     def map(self, function: Callable[..., Tensor], *others: "Logits") -> "Logits":
-        """`function` of the main maps, and of the auxiliary maps where there are any."""
+        """Apply a function to the main maps, and to the auxiliary maps where there are any."""
         main = function(self.main, *(other.main for other in others))
         if self.auxiliary is None:
             return Logits(main)
@@ -60,16 +88,16 @@ class Prediction:
 
     @property
     def final(self) -> Logits:
-        """The logits to predict with: the fused ones, or a baseline's own."""
+        """The logits of the final prediction: the fused ones, or a baseline's own."""
         return self.initial if self.fused is None else self.fused
 
     def outputs(self) -> dict[str, Logits]:
-        """The logits that are there, by the paper's names: S_i, S_s, S_f."""
+        """Return the logits that are there by the paper's names: S_i, S_s, S_f."""
         named = {"S_i": self.initial, "S_s": self.seed, "S_f": self.fused}
         return {name: logits for name, logits in named.items() if logits is not None}
 
     def upsample(self, values: LogitMap, size: Sequence[int]) -> Float[Tensor, "batch classes rows columns"]:
-        """Logits (or offsets, or confidence) resized to (rows, columns)."""
+        """Resize logits (or offsets, or confidence) to (rows, columns)."""
         return upsample(values, size, self.align_corners)
 
 
@@ -91,11 +119,11 @@ class OCRHead(nn.Module):
         super().__init__()
         self.auxiliary = SegmentationHead(backbone.out_channels, num_classes, backbone.align_corners)
         self.ocr = OCR(backbone.out_channels, channels, key_channels, backbone.align_corners)
-        self.classifier = output_layer(channels, num_classes)
+        self.classifier = OutputLayer(channels, num_classes)
 
     def forward(self, features: Sequence[Tensor]) -> Logits:
         auxiliary = self.auxiliary(features)
-        return Logits(run_in_float32(self.classifier, self.ocr(features, auxiliary)), auxiliary)
+        return Logits(self.classifier(self.ocr(features, auxiliary)), auxiliary)
 
 
 class OVeNet(nn.Module):
@@ -103,12 +131,9 @@ class OVeNet(nn.Module):
 
     Args:
         backbone, semantic_head, offset_head: the parts, built outside and handed in (see `build`).
-        fuse_probabilities: resample and fuse softmax probabilities instead of logits; the paper found it inferior
-            (section 4.1). The auxiliary output stays logits, and the outputs are log-probabilities.
-        refinement_steps: how often an offset follows the offset of its seed (0 in the paper).
+        config: how they work together: fuse_probabilities, refinement_steps, freeze_backbone, freeze_batchnorm. With
+            fuse_probabilities the auxiliary output stays logits, and the outputs are log-probabilities.
         seed_align_corners: False only for networks trained with the other sampling convention (see `resampling`).
-        freeze_backbone: train the offset head alone; all else and its batch-norm statistics stand still.
-        freeze_batchnorm: every batch-norm uses its running statistics, which stand still, in training too.
     """
 
     def __init__(
@@ -116,56 +141,50 @@ class OVeNet(nn.Module):
         backbone: HRNet,
         semantic_head: nn.Module,
         offset_head: OffsetHead | None = None,
+        config: NetworkConfig = NetworkConfig(),  # noqa: B008 (frozen)
         *,
-        fuse_probabilities: bool = False,
-        refinement_steps: int = 0,
         seed_align_corners: bool = True,
-        freeze_backbone: bool = False,
-        freeze_batchnorm: bool = False,
     ):
         super().__init__()
-        if freeze_backbone and offset_head is None:
-            raise ValueError(
-                "freeze_backbone trains the offset head alone, but there is none: give branch_stage 4, 3 or 2"
-            )
+        if config.freeze_backbone and offset_head is None:
+            fix = "set branch_stage to 4, 3 or 2"
+            raise ConfigError("freeze_backbone", "True without an offset head", "an offset head to train", fix)
+        self.config, self.seed_align_corners = config, seed_align_corners
         self.backbone, self.semantic_head, self.offset_head = backbone, semantic_head, offset_head
-        self.fuse_probabilities, self.refinement_steps = fuse_probabilities, refinement_steps
-        self.seed_align_corners = seed_align_corners
-        self.freeze_backbone, self.freeze_batchnorm = freeze_backbone, freeze_batchnorm
         for part in (backbone, semantic_head):
-            part.requires_grad_(not freeze_backbone)
+            part.requires_grad_(not config.freeze_backbone)
 
     def forward(self, image: Float[Tensor, "batch 3 height width"]) -> Prediction:
-        """Image (RGB, normalised with the ImageNet mean and deviation) to the named outputs (section 3.2)."""
+        """Map an image (RGB, normalised with the ImageNet mean and deviation) to the named outputs (section 3.2)."""
         check_image(image)
         features = self.backbone(image)
         initial = self.semantic_head(features[4])  # C
         if self.offset_head is None:
             return Prediction(initial, align_corners=self.backbone.align_corners)
-        offsets, confidence_logits = self.offset_head(features[self.offset_head.branch - 1])  # o, F
-        with float32_region(image.device):
-            return self.resample_and_fuse(initial, offsets, confidence_logits)
+        offsets, confidence_logits = self.offset_head(features[self.offset_head.branch_stage - 1])  # o, F
+        return self.resample_and_fuse(initial, offsets, confidence_logits)  # C_s, C_f
 
     def resample_and_fuse(self, initial: Logits, offsets: Tensor, confidence_logits: Tensor) -> Prediction:
-        """Equations 2 to 4: resample the logits at the seeds, fuse by the confidence."""
+        """Predict from the seed pixels and fuse with the initial prediction (equations 2 to 4), all in float32."""
         convention = {"align_corners": self.seed_align_corners}
-        offsets = refine(offsets, self.refinement_steps, **convention)
-        seeds = seed_positions(offsets, **convention)
-        if self.fuse_probabilities:
-            initial = Logits(initial.main.softmax(dim=1), initial.auxiliary)
-        seed = initial.map(lambda c: resample(c, seeds, **convention))
-        confidence = confidence_logits.sigmoid()  # F
-        fused = initial.map(lambda c, c_s: fuse(c, c_s, confidence), seed)
-        if self.fuse_probabilities:
-            initial, seed, fused = (Logits(log(x.main), x.auxiliary) for x in (initial, seed, fused))
+        with float32_region(offsets.device):
+            offsets = refine(offsets, self.config.refinement_steps, **convention)
+            seeds = seed_positions(offsets, **convention)  # q = p + o(p)
+            if self.config.fuse_probabilities:
+                initial = replace(initial, main=initial.main.softmax(dim=1))
+            seed = initial.map(lambda c: resample(c, seeds, **convention))
+            confidence = confidence_logits.sigmoid()
+            fused = initial.map(lambda c, c_s: fuse(c, c_s, confidence), seed)
+            if self.config.fuse_probabilities:
+                initial, seed, fused = (replace(x, main=log(x.main)) for x in (initial, seed, fused))
         return Prediction(initial, seed, fused, offsets, confidence_logits, self.backbone.align_corners)
 
     def train(self, mode: bool = True) -> "OVeNet":
         super().train(mode)
-        if self.freeze_backbone:
+        if self.config.freeze_backbone:
             self.backbone.eval()
             self.semantic_head.eval()
-        if self.freeze_batchnorm:
+        if self.config.freeze_batchnorm:
             for module in self.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
@@ -173,74 +192,57 @@ class OVeNet(nn.Module):
 
 
 def log(probabilities: LogitMap) -> LogitMap:
-    """Logarithm of probabilities; below the smallest normal number the gradient is zero, never infinite."""
+    """Take the logarithm; below the smallest normal number the gradient is zero, never infinite."""
     return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
 
 def check_image(image: Tensor) -> None:
-    """Raise ValueError unless the image is large enough for four resolutions."""
+    """Raise ConfigError unless the image is large enough for four resolutions."""
     height, width = image.shape[-2:]
-    if min(height, width) < 32:
-        raise ValueError(
-            f"the image is {height}x{width} (height x width), but the lowest resolution is 1/32: "
-            f"both sides must be 32 or more; upsample or pad it"
-        )
+    if min(height, width) < MIN_SIDE:
+        expected = f"{MIN_SIDE} pixels or more on each side"
+        raise ConfigError("image", f"{height}x{width} (height x width)", expected, "upsample or pad it")
 
 
 def build(
-    backbone: str = "hrnet",
-    width: int = 48,
     num_classes: int = 19,
-    branch_stage: int | None = 4,
-    tau: float = 0.5,
+    config: NetworkConfig | None = None,
     *,
-    blocks: int = 4,
-    align_corners: bool | None = None,
+    checkpointing: bool = False,
+    seed_align_corners: bool = True,
     ocr_channels: int = 512,
     ocr_key_channels: int = 256,
-    fuse_probabilities: bool = False,
-    refinement_steps: int = 0,
-    seed_align_corners: bool = True,
-    freeze_backbone: bool = False,
-    freeze_batchnorm: bool = False,
-    checkpointing: bool = False,
+    backbone_modules: Mapping[int, int] = BACKBONE_MODULES,
+    offset_modules: Mapping[int, int] = OFFSET_MODULES,
+    **fields: Any,
 ) -> OVeNet:
-    """HRNet, HRNet+OCR, OVeNet (HRNet) or OVeNet (HRNet+OCR).
+    """Build HRNet, HRNet+OCR, OVeNet (HRNet) or OVeNet (HRNet+OCR).
 
     Args:
-        backbone: "hrnet" or "hrnet_ocr".
-        width: channels of the first branch (18, 32, 40, 48; the paper: 48).
         num_classes: channels of the semantic head (19, 150, 11).
-        branch_stage: 4, 3 or 2 for OVeNet; None for the baseline.
-        tau: largest offset per axis in normalised image coordinates.
-        align_corners: convention of every bilinear resize; by default the reference's, True with OCR, else False.
-        checkpointing: compute activations again in the backward pass instead of keeping them.
+        config: the network; by default OVeNet (HRNet) of Table 1.
+        checkpointing: recompute activations in the backward pass instead of keeping them; the results are the same.
+        seed_align_corners: see `OVeNet`.
+        ocr_channels, ocr_key_channels: see `OCR`.
+        backbone_modules, offset_modules: high-resolution modules per stage; fewer make a small network for tests.
+        fields: fields of the config to change, such as `backbone="hrnet_ocr", branch_stage=None`.
 
     Raises:
-        ValueError: naming the argument that is out of range.
+        ConfigError: a field does not exist or is out of its range.
     """
-    for name, value, allowed in (("backbone", backbone, BACKBONES), ("branch_stage", branch_stage, (None, 4, 3, 2))):
-        if value not in allowed:
-            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(repr, allowed))}")
-    if not 0 < tau <= 2:
-        raise ValueError(f"tau is {tau}; expected above 0 and at most 2, the width of the image in its coordinates")
-    with_ocr = backbone == "hrnet_ocr"
-    hrnet = HRNet(width, blocks, with_ocr if align_corners is None else align_corners)
-    head = OCRHead(hrnet, num_classes, ocr_channels, ocr_key_channels) if with_ocr else HRNetHead(hrnet, num_classes)
+    config = replace(config or NetworkConfig(), **fields)
+    with_ocr = config.backbone == "hrnet_ocr"
+    align_corners = with_ocr if config.align_corners is None else config.align_corners
+    backbone = HRNet(config.width, config.blocks, align_corners, backbone_modules)
+    if with_ocr:
+        semantic_head = OCRHead(backbone, num_classes, ocr_channels, ocr_key_channels)
+    else:
+        semantic_head = HRNetHead(backbone, num_classes)
     offset_head = None
-    if branch_stage is not None:
-        offset_head = OffsetHead(width, blocks, hrnet.align_corners, branch_stage, tau)
-    network = OVeNet(
-        hrnet,
-        head,
-        offset_head,
-        fuse_probabilities=fuse_probabilities,
-        refinement_steps=refinement_steps,
-        seed_align_corners=seed_align_corners,
-        freeze_backbone=freeze_backbone,
-        freeze_batchnorm=freeze_batchnorm,
-    )
-    for module in network.modules():
-        if hasattr(module, "checkpointing"):
-            module.checkpointing = checkpointing
+    if config.branch_stage is not None:
+        offset_head = OffsetHead(backbone, config.branch_stage, config.tau, offset_modules)
+    network = OVeNet(backbone, semantic_head, offset_head, config, seed_align_corners=seed_align_corners)
+    recompute_activations(network, ALWAYS_RECOMPUTED)
+    if checkpointing:
+        recompute_activations(network, CHECKPOINTED)
     return network

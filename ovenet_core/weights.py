@@ -6,6 +6,7 @@ reported with the reason.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from ovenet_core.utils import WeightsError
 
 # Official names that have no counterpart, and why.
 UNUSED = {
@@ -44,48 +47,56 @@ _ATTENTION = {"f_pixel": "query", "f_object": "key", "f_down": "value", "f_up": 
 _ATTENTION_LAYERS = {"0": "0", "1.0": "1", "2": "3", "3.0": "4"}  # theirs wrap batch-norm and ReLU, ours do not
 
 
-def our_name(official: str) -> str | None:
-    """Our name of an official parameter, with or without a leading `model.` or `module.`; None if it has no use.
+def our_name(official: str, source: str = "state dict") -> str | None:
+    """Return our name of an official parameter, with or without a leading `model.` or `module.`; None if it has no use.
 
     Raises:
-        KeyError: the name belongs to no network that is known here.
+        WeightsError: the name belongs to no network that is known here.
     """
-    name = re.sub(r"^((model|module)\.)+", "", official)
-    if any(re.match(pattern, name) for pattern in UNUSED):
+    if _why_unused(official):
         return None
+    name = _without_wrapper(official)
     block = re.match(r"ocr_distri_head\.object_context_block\.(\w+)\.(\d\.0|\d)\.(\w+)$", name)
     if block:
         return f"semantic_head.ocr.attention.{_ATTENTION[block[1]]}.{_ATTENTION_LAYERS[block[2]]}.{block[3]}"
     for pattern, ours in _RENAMES:
         if re.match(pattern, name):
             return re.sub("^" + pattern, ours, name)
-    raise KeyError(f"{official!r} is not a parameter of HRNet, HRNet+OCR or OVeNet")
+    known = "parameters of HRNet, HRNet+OCR or OVeNet"
+    raise WeightsError(source, f"the parameter {official!r}", known, "give an official file of one of these networks")
+
+
+def _without_wrapper(official: str) -> str:
+    return re.sub(r"^((model|module)\.)+", "", official)
+
+
+def _why_unused(official: str) -> str:
+    """Return why an official parameter has no counterpart here, or "" if it has one."""
+    return next((why for pattern, why in UNUSED.items() if re.match(pattern, _without_wrapper(official))), "")
 
 
 def is_ours(state: Mapping[str, Tensor]) -> bool:
-    """Whether the names are those of our own checkpoints."""
+    """Return whether the names are those of our own checkpoints."""
     return any(name.startswith(("backbone.", "semantic_head.", "offset_head.")) for name in state)
-
-
-def first_difference(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """In words, the first name or shape in which weights differ from a network's own; "" if they fit."""
-    for name, tensor in own.items():
-        if name not in state:
-            return f"it has no {name}, which the network has"
-        if state[name].shape != tensor.shape:
-            return f"{name} has shape {list(state[name].shape)}, the network expects {list(tensor.shape)}"
-    return next((f"it has {name}, which the network has not" for name in state if name not in own), "")
 
 
 @dataclass
 class LoadReport:
-    """What a file gave to a network: names loaded, parts left at their initial value, names without use; by reason."""
+    """What a file gave to a network.
+
+    Attributes:
+        loaded: our names of the tensors of the file.
+        copied: names in the offset head that got the values of the backbone.
+        widened: names in wider layers, whose first channels got the values.
+        initial: parts that stay at their initial value because the file has no weights for them.
+        unused: why a tensor of the file has no use, by its official name.
+    """
 
     source: str
     loaded: list[str] = field(default_factory=list)
     copied: list[str] = field(default_factory=list)
     widened: list[str] = field(default_factory=list)
-    initial: dict[str, str] = field(default_factory=dict)
+    initial: list[str] = field(default_factory=list)
     unused: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -94,39 +105,46 @@ class LoadReport:
             lines.append(f"  {len(self.copied)} tensors of the offset head copied from the backbone's stages")
         if self.widened:
             lines.append(f"  {len(self.widened)} of them fill the first channels of wider layers, which see no others")
-        lines += [f"  {part} left at its initial value: {why}" for part, why in self.initial.items()]
-        lines += [f"  {count} not used: {why}" for why, count in _counts(self.unused.values()).items()]
+        lines += [f"  {part} left at its initial value: the file has no weights for it" for part in self.initial]
+        lines += [f"  {count} not used: {why}" for why, count in Counter(self.unused.values()).items()]
         return "\n".join(lines)
 
 
-def _counts(values) -> dict[str, int]:
-    values = list(values)
-    return {value: values.count(value) for value in dict.fromkeys(values)}
-
-
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a .safetensors file or of a .pth checkpoint, read without running code from it.
+    """Read the tensors of a .safetensors file or of a .pth checkpoint, without running code from it.
 
     Raises:
-        FileNotFoundError, ValueError: naming the file and what to do.
+        WeightsError: there is no such file, or it holds something else than names and tensors.
     """
-    path = Path(path)
+    path, expected = Path(path), "a state dict (names to tensors)"
     if not path.is_file():
-        raise FileNotFoundError(f"no weights at {path}: check the path, or set pretrained to '' to start without")
+        raise WeightsError(path, "no file", expected, "correct the path, or set pretrained to '' to start without")
     try:
         safe = path.suffix == ".safetensors"
         state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(
-            f"{path} is not a checkpoint of plain tensors ({error}); code in pickles is never run: "
-            f"save its state_dict alone, or as .safetensors"
-        ) from error
+        fix = "save its state_dict alone, or as .safetensors: code in pickles is never run"
+        raise WeightsError(path, f"what is no checkpoint of plain tensors ({error})", expected, fix) from error
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ValueError(f"{path} holds no state dict (names to tensors): expected an official HRNet or OVeNet file")
+        raise WeightsError(
+            path, f"{type(state).__name__} without tensors", expected, "give an official HRNet or OVeNet file"
+        )
     return dict(state)
+
+
+def load_own(network: nn.Module, state: Mapping[str, Tensor], source: str = "state dict") -> None:
+    """Load weights under our names, of exactly this network.
+
+    Raises:
+        WeightsError: they are of another network, with the first difference.
+    """
+    own = network.state_dict()
+    for name in [*own, *state]:
+        _require_same_shape(name, state, own, source)
+    network.load_state_dict(state)
 
 
 def load_official(
@@ -142,26 +160,23 @@ def load_official(
             compute what the narrower network does; the other channels keep their initial values.
 
     Raises:
-        KeyError: an unknown name, or a part that is incomplete.
-        ValueError: a shape that differs, naming the parameter and both shapes; weights under our own names.
+        WeightsError: an unknown name, a part that is incomplete, another shape, or weights under our own names.
     """
     if is_ours(state):
-        raise ValueError(
-            f"{source} has weights under this project's own names, expected an official file: give one, "
-            "or start from the run that trained it by init_from"
-        )
+        fix = "give an official file, or start from the run that trained these weights by init_from"
+        raise WeightsError(source, "weights under this project's own names", "official weights", fix)
     report = LoadReport(source)
     own = network.state_dict()
     new: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        ours = our_name(name)
+        ours = our_name(name, source)
         if ours is None:
-            clean = re.sub(r"^((model|module)\.)+", "", name)
-            report.unused[name] = next(why for pattern, why in UNUSED.items() if re.match(pattern, clean))
+            report.unused[name] = _why_unused(name)
         elif ours not in own:
             part = ours.split(".")[0]
             if part != "semantic_head" and any(n.startswith(part + ".") for n in own):
-                raise KeyError(f"{source} has {name} ({ours}), the network has not: another branch or another depth")
+                fix = "give a network with the same branch_stage and blocks, or another file"
+                raise WeightsError(source, f"{name} ({ours})", "only tensors that the network has", fix)
             report.unused[name] = f"the network has no {part} of this kind"
         else:
             new[ours] = tensor
@@ -172,23 +187,28 @@ def load_official(
             if name.startswith("offset_head.stages.") and twin in new:
                 new[name] = new[twin]
                 report.copied.append(name)
-    _explain_missing(own, new, report)
+    report.initial = _absent_parts(own, new, source)
     for name, tensor in new.items():
         # A head sees the branches one behind the other: its first channels are not those of a narrower one.
         if widen and name.startswith(("backbone.", "offset_head.stages.")) and _is_narrower(tensor, own[name]):
             new[name] = _widened(tensor, own[name])
             report.widened.append(name)
-        elif own[name].shape != tensor.shape:
-            raise ValueError(
-                f"{source}: {name} has shape {list(tensor.shape)}, the network expects {list(own[name].shape)}: "
-                f"width or number of classes differ"
-            )
+        else:
+            _require_same_shape(name, new, own, source)
     network.load_state_dict({**own, **new})
     return report
 
 
+def _require_same_shape(name: str, state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
+    """Raise WeightsError unless a tensor is in both, with the same shape."""
+    found, expected = (f"{name} {list(s[name].shape)}" if name in s else f"no {name}" for s in (state, own))
+    if found != expected:
+        fix = "give weights of this network, or a network of their width and number of classes"
+        raise WeightsError(source, found, expected, fix)
+
+
 def _is_narrower(tensor: Tensor, own: Tensor) -> bool:
-    """Whether it has fewer output or input channels, and not more, and is else the same."""
+    """Return whether it has fewer output or input channels, and not more, and is else the same."""
     fewer = [a <= b for a, b in zip(tensor.shape[:2], own.shape[:2], strict=False)]
     return tensor.dim() == own.dim() and tensor.shape != own.shape and all(fewer) and tensor.shape[2:] == own.shape[2:]
 
@@ -200,17 +220,16 @@ def _widened(tensor: Tensor, own: Tensor) -> Tensor:
     return wide
 
 
-def _explain_missing(own: Mapping[str, Tensor], new: Mapping[str, Tensor], report: LoadReport) -> None:
-    """Say why a part stays at its initial value; a part of which only some parameters came is an error."""
+def _absent_parts(own: Mapping[str, Tensor], new: Mapping[str, Tensor], source: str) -> list[str]:
+    """Return the parts that no tensor came for; WeightsError if only some tensors of a part came."""
+    absent = []
     for part in ("backbone", "semantic_head", "offset_head.stages", "offset_head.head"):
         # `num_batches_tracked` counts batches and is used nowhere; some files do not have it.
         names = [n for n in own if n.startswith(part + ".") and not n.endswith("num_batches_tracked")]
         missing = [n for n in names if n not in new]
-        if not missing:
-            continue
-        if part == "backbone" or len(missing) < len(names):
-            raise KeyError(
-                f"{report.source} has {len(names) - len(missing)} of the {len(names)} tensors of {part}; "
-                f"missing for example {missing[0]}: it is not a file for this network"
-            )
-        report.initial[part] = "the file has no weights for it"
+        if missing and (part == "backbone" or len(missing) < len(names)):
+            found = f"{len(names) - len(missing)} of the {len(names)} tensors of {part}"
+            raise WeightsError(source, found, f"all of them, such as {missing[0]}", "give a file for this network")
+        if missing:
+            absent.append(part)
+    return absent

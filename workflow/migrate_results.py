@@ -11,6 +11,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 from safetensors.torch import load_file, save_file
 
 from ovenet_core.training import Experiment
@@ -77,6 +78,38 @@ def migrated(value, hashes: dict[str, str]):
     return value
 
 
+def pair_confidences(analysis: dict) -> None:
+    """Store the mean of F at right and at wrong seeds as [least, most] in each row of an offset analysis.
+
+    The oldest files have neither, but the Brier score, which is the mean of F² - 2 F s + s (s is 1 where the seed has
+    the pixel's label), and bins of F, of all images. These bound the sum of F², and so that of F s: F is spread least
+    in a bin where all have its mean, most where all are at its ends.
+    """
+    for row in analysis["table"]:
+        for name in ("f_right", "f_wrong"):
+            if isinstance(row.get(name), float):
+                row[name] = [row[name]] * 2
+        if "f_wrong" in row:
+            continue
+        row |= {"f_right": None, "f_wrong": None}
+        if (row["condition"], row["by"]) == ("all", "all"):
+            bins = analysis["reliability"]
+            pixels, f, rate = (np.array([b[name] or 0 for b in bins]) for name in ("pixels", "confidence", "rate"))
+            low, high = np.arange(len(f)) / len(f), np.arange(1, len(f) + 1) / len(f)
+            squares = np.array([pixels @ f**2, pixels @ (f * (low + high) - low * high)])
+            count, right = pixels.sum(), pixels @ rate
+            of_right = (squares + right - (row["brier"] or 0) * count) / 2
+            row["f_right"] = (of_right / right).tolist()
+            row["f_wrong"] = ((pixels @ f - of_right) / (count - right)).tolist()[::-1]
+
+
+def migrate_analyses(root: Path) -> None:
+    for file in root.rglob("offset_analysis.json"):
+        value = json.loads(file.read_text())
+        pair_confidences(value["offset_analysis"])
+        file.write_text(json.dumps(value, indent=1, allow_nan=False))
+
+
 def main(root: Path) -> None:
     hashes = {}
     for file in root.rglob("*.safetensors"):
@@ -87,6 +120,7 @@ def main(root: Path) -> None:
     for file in root.rglob("*.json"):
         value = json.loads(file.read_text())
         file.write_text(json.dumps(migrated(value, hashes), indent=1, allow_nan=False))
+    migrate_analyses(root)
     for file in root.rglob("offset_analysis.csv"):
         head, _, rest = file.read_text().partition("\n")
         file.write_text(f"{renamed(head)}\n{rest}")

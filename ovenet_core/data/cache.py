@@ -7,14 +7,14 @@ whose sources have changed is not found rather than wrongly read.
 
 import errno
 import hashlib
+import math
 import os
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 
@@ -24,8 +24,7 @@ from tqdm.auto import tqdm
 
 from ovenet_core.data import io
 from ovenet_core.data.dataset import Sample, SegmentationDataset
-from ovenet_core.data.io import DataError
-from ovenet_core.utils import write_atomically
+from ovenet_core.utils import DataError, write_atomically
 
 _VERSION = 1  # of the file format: raise it when a change makes other files
 _GIB = 2**30
@@ -34,13 +33,13 @@ _LONG = 3600  # seconds in which an image is certainly written
 
 @dataclass(frozen=True)
 class DecodedCache:
-    """The images of a benchmark as `Benchmark.read` returns them, from a folder that `build` filled.
+    """The images of a dataset as `SegmentationDataset.read` returns them, from a folder that `build` filled.
 
     It holds paths and tables, no open files: it may be sent to worker processes, whether forked or spawned.
 
     The fingerprint is over path, size and date of last change (in nanoseconds) of image and label, which a look at the
     folder gives, and over the label encoding. It does not see a file that was replaced by one of the same size and
-    date; the fingerprint in a run's result is over contents (`benchmarks.fingerprint`).
+    date; the fingerprint in a run's result is over contents (`fingerprint`).
     """
 
     data: SegmentationDataset
@@ -56,9 +55,9 @@ class DecodedCache:
         workers: int | None = None,
         progress: bool = True,
     ) -> "DecodedCache":
-        """Decodes what the folder does not hold yet, and returns the cache.
+        """Decode what the folder does not hold yet, and return the cache.
 
-        A build that was interrupted goes on where it stopped; images whose sources changed are decoded anew, and
+        A build that was interrupted goes on where it stopped; images whose sources changed are decoded again, and
         their old files removed. Several sets of images may share a folder.
 
         Args:
@@ -74,58 +73,44 @@ class DecodedCache:
         paths = {cache._path(sample): sample for sample in samples}
         missing = {path: sample for path, sample in paths.items() if not _is_whole(path)}
         _remove_outdated(folder, paths)
-        needed, free = sum(map(_decoded_size, missing.values())), shutil.disk_usage(folder).free
+        needed = sum(4 * math.prod(io.size(sample.image)) + 128 for sample in missing.values())
+        free = shutil.disk_usage(folder).free
+        expected, fix = f"{needed / _GIB:.2f} GiB for {len(missing)} decoded images", "make space, or give another disk"
         if needed > free:
-            raise DataError(
-                f"{folder}: {free / _GIB:.2f} GiB free, expected {needed / _GIB:.2f} GiB for {len(missing)} decoded "
-                "images; make space, or give a folder on another disk"
-            )
-        written: list[Path] = []
+            raise DataError(folder, f"{free / _GIB:.2f} GiB free", expected, fix)
 
-        def decode(path: Path, sample: Sample) -> None:
-            image, label = data.read(sample)
-            pixels = np.concatenate([image.reshape(3, *label.shape), label[None]])
+        def decode(path: Path) -> None:
+            image, label = data.read(missing[path])
             npy = BytesIO()  # straight into a file, NumPy would not say that the disk is full
-            np.save(npy, pixels)
+            np.save(npy, np.concatenate([image.reshape(3, *label.shape), label[None]]))
             write_atomically(path, lambda file: file.write(npy.getbuffer()), mode="wb")
-            written.append(path)
 
-        pool = ThreadPoolExecutor(workers or os.cpu_count())
         try:
-            tasks = [pool.submit(decode, path, sample) for path, sample in missing.items()]
-            for task in tqdm(as_completed(tasks), "decoded cache", len(tasks), disable=not progress, unit="image"):
-                task.result()
+            with ThreadPoolExecutor(workers or os.cpu_count()) as pool:  # a fault cancels what has not begun
+                list(tqdm(pool.map(decode, missing), "decoded cache", len(missing), disable=not progress, unit="image"))
         except OSError as error:
-            pool.shutdown(cancel_futures=True)
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            for path in written:
+            for path in missing:
                 path.unlink(missing_ok=True)
-            raise DataError(
-                f"{folder}: the disk is full, expected {needed / _GIB:.2f} GiB for {len(missing)} decoded images, "
-                "which were removed; make space, or give a folder on another disk"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+            raise DataError(folder, "a full disk, and removed what was decoded", expected, fix) from error
         return cache
 
     @classmethod
     def open(cls, data: SegmentationDataset, samples: Sequence[Sample], folder: str | Path) -> "DecodedCache":
-        """The cache in a folder, which has to hold all of the samples as their files are now.
+        """Open the cache in a folder, which has to hold all of the samples as their files are now.
 
         Raises:
             DataError: it does not.
         """
         cache = cls(data, Path(folder))
         if missing := [sample for sample in samples if not _is_whole(cache._path(sample))]:
-            raise DataError(
-                f"{folder}: {len(missing)} of {len(samples)} images are not in this cache, or have changed since, "
-                f"such as {missing[0].image}; expected all of them; build the cache again, which keeps the others"
-            )
+            found = f"{len(missing)} of {len(samples)} images missing or changed since, such as {missing[0].image}"
+            raise DataError(folder, found, "all of them", "build the cache again, which keeps the others")
         return cache
 
     def read(self, sample: Sample) -> tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"]]:
-        """The image as RGB in [0, 255] and its label as train ids, both read-only.
+        """Read the image as RGB in [0, 255] and its label as train ids, both read-only.
 
         They are views into the mapped file: only the pages of what is looked at, such as a crop, come from the disk.
 
@@ -136,28 +121,22 @@ class DecodedCache:
         try:
             pixels = np.load(path, mmap_mode="r").view(np.ndarray)
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(
-                f"{path}: not there or damaged, expected the decoded {sample.image}, which may have changed since the "
-                "cache was built; build the cache again"
-            ) from error
+            expected = f"the decoded {sample.image}, which may have changed since the cache was built"
+            raise DataError(path, "no file, or a damaged one", expected, "build the cache again") from error
         return pixels[:3].reshape(*pixels.shape[1:], 3), pixels[3]
 
-    @cached_property
-    def _encoding(self) -> str:
-        tables = [sorted(table.items()) for table in self.data.encodings]
-        return repr((_VERSION, self.data.name, self.data.palette, tables))
-
     def _path(self, sample: Sample) -> Path:
-        """Where the image is: its name, a hash of where its files are, and the fingerprint."""
+        """Return where the image is: its name, a hash of where its files are, and the fingerprint."""
         if sample.label is None:
-            raise DataError(f"{sample.image}: expected a label, but it is withheld; leave it out of the cache")
+            raise DataError(sample.image, "no label, it is withheld", "a label", "leave it out of the cache")
         place = f"{self.data.name}\n{sample.image.absolute()}\n{sample.label.absolute()}"
-        stamp = f"{self._encoding} {sample.encoding and sample.encoding.index}"
+        tables = [sorted(table.items()) for table in self.data.encodings]
+        stamp = f"{(_VERSION, self.data.name, self.data.palette, tables)} {sample.encoding and sample.encoding.index}"
         for file in (sample.image, sample.label):
             try:
                 status = file.stat()
             except OSError as error:
-                raise DataError(f"{file}: {error.strerror}, expected a readable file; restore it") from error
+                raise DataError(file, error.strerror, "a readable file", "restore it") from error
             stamp += f"\n{status.st_size} {status.st_mtime_ns}"
         return self.folder / f"{sample.name}.{_short_hash(place)}.{_short_hash(stamp)}.npy"
 
@@ -174,7 +153,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _remove_outdated(folder: Path, paths: Iterable[Path]) -> None:
-    """Removes files of the same images in an earlier state, and what killed builds have left half written."""
+    """Remove files of the same images in an earlier state, and what killed builds have left half written."""
     for file in folder.glob(".*.npy.*.tmp"):
         with suppress(FileNotFoundError):  # of another build, and whole by now
             if time.time() - file.stat().st_mtime > _LONG:
@@ -183,9 +162,3 @@ def _remove_outdated(folder: Path, paths: Iterable[Path]) -> None:
     for file in set(folder.glob("*.npy")) - set(paths):
         if file.name.rsplit(".", 2)[0] in images:
             file.unlink(missing_ok=True)
-
-
-def _decoded_size(sample: Sample) -> int:
-    """Bytes of the decoded image in the cache, from the header of the image."""
-    height, width = io.size(sample.image)
-    return 4 * height * width + 128

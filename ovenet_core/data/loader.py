@@ -3,16 +3,15 @@
 import math
 from collections.abc import Iterator
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ovenet_core.cross_entropy import IGNORE_INDEX
 from ovenet_core.data.cache import DecodedCache
 from ovenet_core.data.dataset import Sample, SegmentationDataset
-from ovenet_core.data.transforms import random_crop, sample_rng
+from ovenet_core.data.transforms import random_crop, resize_to, sample_rng
+from ovenet_core.utils import ConfigError
 
 
 class TrainingDataset(Dataset):
@@ -44,32 +43,22 @@ class TrainingDataset(Dataset):
         """uint8 image [3, height, width], uint8 label [height, width], name."""
         epoch, index = key
         image, label = self.source.read(self.samples[index])
-        if self.image_size is not None:
-            height, width = self.image_size
-            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-            label = cv2.resize(label, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-        image, label = random_crop(
-            image,
-            label,
-            crop=self.crop,
-            scale=self.scale_range,
-            flip=self.flip,
-            rng=sample_rng(self.seed, epoch, index),
-            ignore_label=IGNORE_INDEX,
-        )
+        image, label = resize_to(self.image_size, image), resize_to(self.image_size, label)
+        rng = sample_rng(self.seed, epoch, index)
+        image, label = random_crop(image, label, crop=self.crop, scale=self.scale_range, flip=self.flip, rng=rng)
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         return pixels, torch.from_numpy(np.ascontiguousarray(label)), self.samples[index].name
 
 
 class DistributedBatchSampler:
-    """What one process is shown from iteration `start` on: lists of (epoch, index), `steps` of them per iteration.
+    """What one process is shown from iteration `start` on: `accumulation_steps` lists of (epoch, index) per iteration.
 
     Each epoch has a new order, and its incomplete batch is left out. However many processes there are, an iteration
     sees the same images: each process has a share of the batch, as equal as can be, in equally many parts of
     at most `micro_batch_size` images. `weights` says which part of the batch all processes together see at each step.
 
     Raises:
-        ValueError: the images are fewer than one batch, or a process would have none at some step.
+        ConfigError: the images are fewer than one batch, or a process would have none at some step.
     """
 
     def __init__(
@@ -85,17 +74,17 @@ class DistributedBatchSampler:
         start: int = 0,
     ):
         if images < batch_size:
-            raise ValueError(f"{images} training images are fewer than one batch of {batch_size}: lower batch_size")
+            expected = f"at least one batch of {batch_size}"
+            raise ConfigError("batch_size", f"{images} training images", expected, "lower batch_size")
         shares = np.array_split(np.arange(batch_size), processes)
         most, fewest = len(shares[0]), len(shares[-1])
-        self.steps = math.ceil(most / (micro_batch_size or most))
-        if self.steps > fewest:
-            raise ValueError(
-                f"batch_size {batch_size} gives some of {processes} processes {fewest} images, which "
-                f"cannot be shown in {self.steps} parts (micro_batch_size {micro_batch_size}): start fewer "
-                "processes, or raise batch_size or micro_batch_size"
-            )
-        parts = [np.array_split(share, self.steps) for share in shares]
+        self.accumulation_steps = math.ceil(most / (micro_batch_size or most))
+        if self.accumulation_steps > fewest:
+            found = f"{batch_size}, which gives some of {processes} processes {fewest} images"
+            steps = f"{self.accumulation_steps} parts (micro_batch_size {micro_batch_size})"
+            fix = "start fewer processes, or raise batch_size or micro_batch_size"
+            raise ConfigError("batch_size", found, f"enough for {steps} for each", fix)
+        parts = [np.array_split(share, self.accumulation_steps) for share in shares]
         self.parts = parts[rank]
         self.weights = [sum(map(len, together)) / batch_size for together in zip(*parts, strict=True)]
         self.images, self.batch_size, self.seed, self.start = images, batch_size, seed, start
@@ -103,7 +92,7 @@ class DistributedBatchSampler:
         self.total = epochs * self.per_epoch
 
     def __len__(self) -> int:
-        return (self.total - self.start) * self.steps
+        return (self.total - self.start) * self.accumulation_steps
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         for iteration in range(self.start, self.total):

@@ -1,16 +1,27 @@
-"""Augmentation: paired random scale, crop and flip of an image and its label."""
+"""What is done to images before the network sees them: the resizing to its size, and augmentation."""
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
 
 from ovenet_core.cross_entropy import IGNORE_INDEX
+from ovenet_core.layers import IMAGENET_MEAN
+from ovenet_core.utils import ConfigError
 
-IMAGENET_MEAN_COLOUR = (124, 116, 104)  # RGB; 255 times the mean that inputs are normalised with
+IMAGENET_MEAN_COLOUR = tuple(round(255 * mean) for mean in IMAGENET_MEAN)  # RGB in [0, 255]
+
+
+def resize_to(
+    size: tuple[int, int] | None, pixels: UInt8[np.ndarray, "height width *channels"]
+) -> UInt8[np.ndarray, "new_height new_width *channels"]:
+    """Resize an image (by area) or a label (nearest) to the (height, width) that the network takes; None keeps it."""
+    if size is None:
+        return pixels
+    return cv2.resize(pixels, size[::-1], interpolation=cv2.INTER_AREA if pixels.ndim == 3 else cv2.INTER_NEAREST_EXACT)
 
 
 def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The random numbers of one image in one epoch, whatever worker asks for them and in whatever order."""
+    """Return the random numbers of one image in one epoch, whatever worker asks for them and in whatever order."""
     return np.random.default_rng([seed, epoch, index])
 
 
@@ -25,7 +36,7 @@ def random_crop(
     fill: tuple[int, int, int] = IMAGENET_MEAN_COLOUR,
     ignore_label: int = IGNORE_INDEX,
 ) -> tuple[UInt8[np.ndarray, "crop_height crop_width 3"], UInt8[np.ndarray, "crop_height crop_width"]]:
-    """A random crop of the randomly scaled and flipped image, and of its label.
+    """Cut a random crop of the randomly scaled and flipped image, and of its label.
 
     The scale is uniform in `scale`, the place uniform in the image, the flip a coin's. Only the
     window of the source that the crop shows is resized, not the whole image: the same crop, up to
@@ -35,23 +46,19 @@ def random_crop(
         image: RGB in [0, 255].
         label: train ids.
         crop: (height, width) of the result in pixels.
-        rng: from `generator`; four numbers are drawn whatever the arguments.
+        rng: from `sample_rng`; four numbers are drawn whatever the arguments.
         fill: RGB of what a scaled image smaller than the crop leaves free on the right and below;
             its label is `ignore_label`.
 
     Raises:
-        ValueError: image and label differ in size, or the crop or scale is not positive.
+        ConfigError: image and label differ in size, or the crop or scale is not positive.
     """
     if image.shape[:2] != label.shape:
-        raise ValueError(
-            f"image of {image.shape[:2]} and label of {label.shape} pixels: expected the same "
-            "size; give a pair as Benchmark.read returns it"
-        )
+        fix = "give a pair as SegmentationDataset.read returns it"
+        raise ConfigError("label", f"{label.shape} pixels", f"{image.shape[:2]} as the image", fix)
     if min(crop) < 1 or not 0 < scale[0] <= scale[1]:
-        raise ValueError(
-            f"crop {crop} and scale {scale}: expected (height, width) of 1 pixel or more and an "
-            "ascending pair of scales above 0"
-        )
+        expected = "(height, width) of 1 pixel or more, and an ascending pair of scales above 0"
+        raise ConfigError("crop, scale", f"{crop}, {scale}", expected, "correct them")
     factor = rng.uniform(*scale)
     top, rows, height = _window(label.shape[0], crop[0], factor, rng.random())
     left, columns, width = _window(label.shape[1], crop[1], factor, rng.random())
@@ -69,7 +76,7 @@ def random_crop(
 
 
 def _window(length: int, target: int, factor: float, place: float) -> tuple[int, int, int]:
-    """Along one axis: start and length of the source window, and the length that it is resized to."""
+    """Return along one axis: start and length of the source window, and the length that it is resized to."""
     taken = min(length, max(1, round(target / factor)))
     start = int(place * (length - taken + 1))
     # A window of the full length is the whole image, which the scale may leave smaller than the crop.

@@ -1,8 +1,8 @@
 """Quality at boundaries: trimap IoU, Boundary IoU and boundary F-score, from counts that add up over images.
 
-A boundary pixel touches, by a side, a pixel of another class. An ignored pixel is in no count, and neither is nor makes
-a boundary in trimaps and F-scores. In Boundary IoU the masks end where ignored pixels begin, as they do at the
-image's border: it is defined by masks, and so are its authors' numbers.
+A boundary pixel shares a side with a pixel of another class. Ignored pixels are in no count, and make no boundary in
+trimaps and F-scores. In Boundary IoU, which its authors define by masks, masks also end at ignored pixels and at the
+image's border.
 """
 
 import math
@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 
 from ovenet_core.cross_entropy import IGNORE_INDEX
-from ovenet_core.evaluation.metrics import Scores, by_name, mean, none_if_nan, ratio
+from ovenet_core.evaluation.metrics import Scores, ratio, with_mean
 
 BANDS = (1, 2, 4, 8, 16, 32)  # widths of the trimap, in pixels to each side of the boundary
-REGION = 0.02  # depth of the regions of Boundary IoU, as a share of the diagonal (Cheng et al., section 5)
+REGION_DEPTH = 0.02  # of the regions of Boundary IoU, as a share of the diagonal (Cheng et al., section 5)
 TOLERANCE = 0.0075  # of boundary F-scores, as a share of the diagonal (Csurka et al., BMVC 2013, section 2.3)
 
 ClassMap = UInt8[np.ndarray, "height width"]
@@ -24,27 +24,26 @@ Mask = Bool[np.ndarray, "height width"]
 
 
 def label_boundary(label: Integer[np.ndarray, "height width"]) -> Mask:
-    """Pixels that touch one of another class, by a side. An ignored pixel makes no boundary."""
+    """Mark the pixels that share a side with a pixel of another class. An ignored pixel makes no boundary."""
     valid, boundary = label != IGNORE_INDEX, np.zeros(label.shape, bool)
-    for here, next_one in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
-        edge = (label[here] != label[next_one]) & valid[here] & valid[next_one]
-        boundary[here] |= edge
-        boundary[next_one] |= edge
+    for pixel, neighbour in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+        edge = (label[pixel] != label[neighbour]) & valid[pixel] & valid[neighbour]
+        boundary[pixel] |= edge
+        boundary[neighbour] |= edge
     return boundary
 
 
 def distance_to(mask: Mask) -> Float[np.ndarray, "height width"]:
-    """The Euclidean distance, in pixels, from each pixel to the nearest of the mask, infinite if it is empty."""
+    """Measure the Euclidean distance, in pixels, from each pixel to the mask; infinite if the mask is empty."""
     if not mask.any():
         return np.full(mask.shape, np.inf, np.float32)
     return cv2.distanceTransform((~mask).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
 
 
 def mask_region(classes: ClassMap, depth: int) -> Mask:
-    """Pixels at most `depth` (by rows and by columns) from one outside of the mask of their own class.
+    """Mark the pixels at most `depth` rows and columns from the end of the mask of their own class.
 
-    For all classes at once this is what the authors of Boundary IoU compute for one mask at a time, by eroding it
-    `depth` times with a 3x3 square: a mask also ends at the image's border.
+    The authors of Boundary IoU compute the same for one mask at a time, by eroding it `depth` times with a 3x3 square.
     """
     square = np.ones((2 * depth + 1, 2 * depth + 1), np.uint8)
     region = cv2.erode(classes, square) != cv2.dilate(classes, square)
@@ -54,13 +53,13 @@ def mask_region(classes: ClassMap, depth: int) -> Mask:
 
 @dataclass(frozen=True)
 class BoundaryCounts:
-    """Pixel counts of one or more images; sums of them are those of all images.
+    """Pixel counts of one or more images; counts of images add up.
 
     Attributes:
         trimap: the confusion matrix within each of `BANDS`.
         regions: by class, intersection and union of the regions of label and prediction (Boundary IoU).
-        contours: by class, boundary pixels of the prediction: those near the label's, and all; then those of the
-            label: near the prediction's, and all.
+        contours: by class, boundary pixels of the prediction within the tolerance of the label's, and all of them; then
+            boundary pixels of the label within the tolerance of the prediction's, and all of them.
     """
 
     trimap: Integer[np.ndarray, "bands label prediction"]
@@ -75,62 +74,59 @@ class LabelBoundaries:
     """The boundaries of one label, against which any number of predictions are counted.
 
     Args:
-        label: train ids and `IGNORE`.
-        num_classes: train ids are below.
+        label: train ids below `num_classes`, and `IGNORE_INDEX`.
     """
 
     def __init__(self, label: ClassMap, num_classes: int):
         self.label, self.num_classes = label, num_classes
         diagonal = math.hypot(*label.shape)
-        self.depth, self.tolerance = max(round(REGION * diagonal), 1), max(TOLERANCE * diagonal, 1.0)
+        self.depth, self.tolerance = max(round(REGION_DEPTH * diagonal), 1), max(TOLERANCE * diagonal, 1.0)
         boundary = label_boundary(label)
         distance = distance_to(boundary)
-        # A boundary has a pixel on both sides, so that those nearer than d are d to each side.
-        self.near = np.flatnonzero((distance < BANDS[-1]) & (label != IGNORE_INDEX))
-        band = np.digitize(distance.ravel()[self.near], BANDS)
-        self.cells = (band * num_classes + label.ravel()[self.near]) * num_classes
+        # A boundary has pixels on both sides, so pixels at a distance below d are a band of d pixels to each side.
+        self.band_pixels = np.flatnonzero((distance < BANDS[-1]) & (label != IGNORE_INDEX))
+        band = np.digitize(distance.ravel()[self.band_pixels], BANDS)
+        self.band_bins = (band * num_classes + label.ravel()[self.band_pixels]) * num_classes
         self.region = mask_region(label, self.depth)
         self.contours = np.where(boundary, label, IGNORE_INDEX)
 
     def count(self, prediction: ClassMap) -> BoundaryCounts:
-        """The counts of predicted train ids for this label."""
+        """Count predicted train ids for this label."""
         classes = self.num_classes
-        rings = np.bincount(self.cells + prediction.ravel()[self.near], minlength=len(BANDS) * classes**2)
+        bins = self.band_bins + prediction.ravel()[self.band_pixels]
+        rings = np.bincount(bins, minlength=len(BANDS) * classes**2).reshape(len(BANDS), classes, classes)
         prediction = np.where(self.label == IGNORE_INDEX, self.label, prediction)
-        predicted = np.where(label_boundary(prediction), prediction, IGNORE_INDEX)
-        pairs = ((predicted, self.contours), (self.contours, predicted))
-        return BoundaryCounts(
-            rings.reshape(len(BANDS), classes, classes).cumsum(0),
-            self._count_regions(prediction),
-            np.concatenate([self._count_near(ours, theirs) for ours, theirs in pairs]),
-        )
+        contours = np.where(label_boundary(prediction), prediction, IGNORE_INDEX)
+        matches = self._count_matches(contours, self.contours), self._count_matches(self.contours, contours)
+        return BoundaryCounts(rings.cumsum(0), self._count_regions(prediction), np.concatenate(matches))
 
     def _count_regions(self, prediction: ClassMap) -> Integer[np.ndarray, "2 classes"]:
         region = mask_region(prediction, self.depth)
         both = self.region & region & (self.label == prediction)
-        label, predicted, shared = map(self._by_class, (self.label[self.region], prediction[region], self.label[both]))
+        ids = self.label[self.region], prediction[region], self.label[both]
+        label, predicted, shared = map(self._count_classes, ids)
         return np.stack([shared, label + predicted - shared])
 
-    def _count_near(self, ours: ClassMap, theirs: ClassMap) -> Integer[np.ndarray, "2 classes"]:
-        """Of our boundary pixels, by class: those within the tolerance of one of theirs, and all."""
+    def _count_matches(self, contours: ClassMap, others: ClassMap) -> Integer[np.ndarray, "2 classes"]:
+        """Count, by class, the contour pixels within the tolerance of another contour of their class, and all."""
         reach = int(self.tolerance)
-        theirs = np.pad(theirs, reach, constant_values=IGNORE_INDEX)
-        rows, columns = np.nonzero(ours != IGNORE_INDEX)
-        classes, width, theirs = ours[rows, columns], theirs.shape[1], theirs.ravel()
-        places, left = (rows + reach) * width + columns + reach, classes
-        # From near to far, with those that have found one left out: most find it within a few steps.
+        others = np.pad(others, reach, constant_values=IGNORE_INDEX)
+        rows, columns = np.nonzero(contours != IGNORE_INDEX)
+        ids, width, others = contours[rows, columns], others.shape[1], others.ravel()
+        places, unmatched = (rows + reach) * width + columns + reach, ids
+        # From near to far, without the pixels that have a match: most have one within a few steps.
         for dy, dx in disc(self.tolerance):
-            alone = theirs[places + (dy * width + dx)] != left
-            places, left = places[alone], left[alone]
-        every = self._by_class(classes)
-        return np.stack([every - self._by_class(left), every])
+            missed = others[places + (dy * width + dx)] != unmatched
+            places, unmatched = places[missed], unmatched[missed]
+        every = self._count_classes(ids)
+        return np.stack([every - self._count_classes(unmatched), every])
 
-    def _by_class(self, ids: UInt8[np.ndarray, " pixels"]) -> Integer[np.ndarray, " classes"]:
+    def _count_classes(self, ids: UInt8[np.ndarray, " pixels"]) -> Integer[np.ndarray, " classes"]:
         return np.bincount(ids, minlength=256)[: self.num_classes]
 
 
 def disc(radius: float) -> list[tuple[int, int]]:
-    """The whole-numbered (dy, dx) of at most that Euclidean length, by length."""
+    """List the integer steps (dy, dx) within a Euclidean radius, the shortest first."""
     reach = range(-int(radius), int(radius) + 1)
     inside = [(dy, dx) for dy in reach for dx in reach if dy**2 + dx**2 <= radius**2]
     return sorted(inside, key=lambda step: step[0] ** 2 + step[1] ** 2)
@@ -151,7 +147,7 @@ class BoundaryScores:
     def boundary_iou(self) -> Float[np.ndarray, " classes"]:
         """Boundary IoU of each class (Cheng et al., CVPR 2021), its regions summed over the images.
 
-        The region of a mask is what of it lies within 2% of the diagonal, rounded, of its end.
+        The region of a mask is the part within 2% of the diagonal, rounded, of the end of the mask.
         """
         return ratio(*self.counts.regions)
 
@@ -159,20 +155,15 @@ class BoundaryScores:
     def boundary_f(self) -> Float[np.ndarray, " classes"]:
         """The boundary F-score of each class (Csurka et al., BMVC 2013), with pixels summed over the images.
 
-        Precision is the share of the prediction's boundary pixels within 0.75% of the diagonal of the label's of the
-        same class, recall the reverse; 0 if only one of the two has the class.
+        Precision is the share of the prediction's boundary pixels within 0.75% of the diagonal of a boundary pixel of
+        the label, of the same class; recall is the reverse. The score is 0 if only one of the two has the class.
         """
         precision, recall = ratio(*self.counts.contours[:2]), ratio(*self.counts.contours[2:])
-        none = np.isnan(precision) & np.isnan(recall)
         harmonic = np.nan_to_num(ratio(2 * precision * recall, precision + recall))
-        return np.where(none, np.nan, harmonic)
+        return np.where(np.isnan(precision) & np.isnan(recall), np.nan, harmonic)
 
     def as_dict(self, class_names: tuple[str, ...]) -> dict:
-        """For result.json: means, and values by class name and by d; None where there are none."""
-        return {
-            "trimap": {str(d): scores.as_dict(class_names) for d, scores in self.trimap.items()},
-            "mean_boundary_iou": none_if_nan(mean(self.boundary_iou)),
-            "boundary_iou": by_name(class_names, self.boundary_iou),
-            "mean_boundary_f": none_if_nan(mean(self.boundary_f)),
-            "boundary_f": by_name(class_names, self.boundary_f),
-        }
+        """Return means, and values by class name and by d, for result.json; None where there are none."""
+        trimap = {str(d): scores.as_dict(class_names) for d, scores in self.trimap.items()}
+        boundary_iou = with_mean("boundary_iou", class_names, self.boundary_iou)
+        return {"trimap": trimap} | boundary_iou | with_mean("boundary_f", class_names, self.boundary_f)

@@ -1,4 +1,4 @@
-"""Archives of predictions for the evaluation servers, written and then checked by reading them back; their answers."""
+"""Archives of predictions for evaluation servers, checked by reading them back; the scores that servers return."""
 
 import csv
 import re
@@ -6,81 +6,52 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from io import BufferedWriter, BytesIO
 from pathlib import Path
-from types import MappingProxyType
 
 import cv2
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ovenet_core.data import DataError, Sample, SegmentationDataset, io
+from ovenet_core.data import NOT_AN_IMAGE, Sample, SegmentationDataset, in_words, load, size, values
 from ovenet_core.evaluation.predictions import SavedPredictions
-from ovenet_core.utils import write_atomically
+from ovenet_core.utils import DataError, write_atomically
 
-SERVER_SCORES = "server.csv"  # in the folder of a run: what a server said of its predictions
+SERVER_SCORES = "server.csv"  # in the folder of a run: the scores of its predictions that a server returned
 DATE = (1980, 1, 1, 0, 0, 0)  # of every file in an archive, so that the same predictions give the same bytes
-
-
-@dataclass(frozen=True)
-class SubmissionFormat:
-    """What a server wants the files to be called: `folder` + name of the image + `suffix` + ".png".
-
-    In them it wants one channel of 8 bits with the label values of the dataset, at the size of the image.
-    """
-
-    folder: str = ""
-    suffix: str = ""
-
-    def file(self, sample: Sample) -> str:
-        return f"{self.folder}{sample.name}{self.suffix}.png"
-
-
-FORMATS: Mapping[str, SubmissionFormat] = MappingProxyType(
-    {
-        # Label ids; the name only has to begin with city, sequence and frame: cityscapesScripts, getPrediction in
-        # evalPixelLevelSemanticLabeling.py, looks for CITY_SEQUENCE_FRAME*.png in all folders.
-        "cityscapes": SubmissionFormat(suffix="_pred_labelIds"),
-        # Train ids, 1920x1080, below a folder of this name, in which the server looks for SEQUENCE_frame_NUMBER*.png:
-        # so the rules of acdc.vision.ee.ethz.ch/submit as its users quote them. The suffix is that of the images.
-        "acdc": SubmissionFormat(folder="labelTrainIds/", suffix="_rgb_anon"),
-        # 1 to 150, the name of the image (development kit of the MIT Scene Parsing Benchmark, "Submission format").
-        "ade20k": SubmissionFormat(),
-    }
-)
-PLAIN = SubmissionFormat()  # for a dataset without a server
+COLUMNS = ("split", "condition", "class", "metric", "value")
 
 
 def write_archive(
-    data: SegmentationDataset,
+    dataset: SegmentationDataset,
     samples: Sequence[Sample],
     predictions: SavedPredictions,
     path: str | Path,
     *,
     progress: bool = True,
 ) -> Path:
-    """Write the final predictions (S_f; of a baseline S_i) as the archive that the server of the benchmark takes.
+    """Write the final predictions (S_f; of a baseline S_i) as the archive that the dataset's server takes.
 
-    It is read back before it is put in its place; the same predictions always give the same bytes.
+    The archive is checked before it is put in its place; the same predictions always give the same bytes.
 
     Raises:
-        DataError: a prediction is missing, or the archive has findings of `check_archive`; no archive is left then.
+        DataError: a prediction is missing, or `check_archive` finds faults; no archive is left then.
     """
-    form, path = FORMATS.get(data.name, PLAIN), Path(path)
+    name_of, path = dataset.server.file, Path(path)
 
     def write(file: BufferedWriter) -> None:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # PNG is compressed already
-            for sample in tqdm(sorted(samples, key=form.file), desc="archive", unit="image", disable=not progress):
+            for sample in tqdm(sorted(samples, key=name_of), desc="archive", unit="image", disable=not progress):
                 ids = predictions.read(sample)[predictions.outputs[-1]]
-                _, png = cv2.imencode(".png", data.encode(ids))
-                entry = zipfile.ZipInfo(form.file(sample), DATE)
+                _, png = cv2.imencode(".png", dataset.encode(ids))
+                entry = zipfile.ZipInfo(name_of(sample), DATE)
                 entry.external_attr = 0o644 << 16
                 archive.writestr(entry, png.tobytes())
         file.flush()
-        if findings := check_archive(file.name, data, samples, progress=progress):
-            raise DataError(f"{path}: not written, for {len(findings)} reasons:\n" + "\n".join(findings))
+        if faults := check_archive(file.name, dataset, samples, progress=progress):
+            found = f"{len(faults)} faults:\n" + "\n".join(map(str, faults)) + "\n"
+            raise DataError(path, found, "an archive without faults", "mend these; the archive is not written")
 
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, write, mode="wb")
@@ -88,121 +59,111 @@ def write_archive(
 
 
 def check_archive(
-    path: str | Path, data: SegmentationDataset, samples: Sequence[Sample], *, progress: bool = True
-) -> list[str]:
-    """What the server would refuse or score wrongly: each file, what was expected, and what to do.
+    path: str | Path, dataset: SegmentationDataset, samples: Sequence[Sample], *, progress: bool = True
+) -> list[DataError]:
+    """List what the server would refuse or score wrongly; an archive without faults is ready to be uploaded.
 
-    Compares number, names, sizes, mode and values with what the images of the samples and the benchmark ask for.
-    An archive without findings is ready to be uploaded.
+    Compares number, names, sizes, mode and values with what the images of the samples and the dataset ask for.
     """
-    form = FORMATS.get(data.name, PLAIN)
-    expected = {form.file(sample): sample for sample in samples}
+    expected = {dataset.server.file(sample): sample for sample in samples}
     try:
         with zipfile.ZipFile(path) as archive:
-            return [*_check_names(archive, expected), *_check_files(archive, expected, data, progress)]
+            return [*_check_names(archive, expected), *_check_files(archive, expected, dataset, progress)]
     except (OSError, zipfile.BadZipFile) as error:
-        return [f"{path}: no readable zip file ({error}); write it again"]
+        return [DataError(path, error, "a readable zip file", "write it again")]
 
 
-def _check_names(archive: zipfile.ZipFile, expected: Mapping[str, Sample]) -> Iterator[str]:
-    found = Counter(name for name in archive.namelist() if not name.endswith("/"))
-    for name in sorted(expected.keys() - found.keys()):
-        yield f"{name}: missing; predict {expected[name].image}, and write the archive again"
-    for name in sorted(found.keys() - expected.keys()):
-        yield f"{name}: of no image of the split, expected names such as {next(iter(expected), 'none')}; remove it"
-    for name, count in sorted(found.items()):
+def _check_names(archive: zipfile.ZipFile, expected: Mapping[str, Sample]) -> Iterator[DataError]:
+    names = Counter(name for name in archive.namelist() if not name.endswith("/"))
+    for name in sorted(expected.keys() - names.keys()):
+        fix = f"predict {expected[name].image}, and write the archive again"
+        yield DataError(name, "no file", "one", fix)
+    for name in sorted(names.keys() - expected.keys()):
+        example = f"names such as {next(iter(expected), 'none')}"
+        yield DataError(name, "a file of no image of the split", example, "remove it")
+    for name, count in sorted(names.items()):
         if count > 1:
-            yield f"{name}: {count} files of this name, expected one; write the archive again"
+            yield DataError(name, f"{count} files", "one", "write the archive again")
 
 
 def _check_files(
-    archive: zipfile.ZipFile, expected: Mapping[str, Sample], data: SegmentationDataset, progress: bool
-) -> Iterator[str]:
-    values = io.values(data.encode(np.arange(data.num_classes, dtype=np.uint8)[None]))
+    archive: zipfile.ZipFile, expected: Mapping[str, Sample], dataset: SegmentationDataset, progress: bool
+) -> Iterator[DataError]:
+    known = values(dataset.encode(np.arange(dataset.num_classes, dtype=np.uint8)[None]))
     names = sorted(expected.keys() & set(archive.namelist()))
     for name in tqdm(names, desc="check", unit="image", disable=not progress):
         try:
             image = Image.open(BytesIO(archive.read(name)))
             image.load()
-        except (*io.NOT_AN_IMAGE, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-            yield f"{name}: damaged ({error}); write the archive again"
+        except (*NOT_AN_IMAGE, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+            yield DataError(name, f"a damaged file ({error})", "a PNG", "write the archive again")
             continue
-        if image.format != "PNG" or image.mode != "L":
-            yield (
-                f"{name}: {image.format} of mode {image.mode}, expected PNG of one channel of 8 bits (L) with "
-                "a class per pixel; write that, not colours"
-            )
+        if (image.format, image.mode) != ("PNG", "L"):
+            found = f"{image.format} of mode {image.mode}"
+            yield DataError(name, found, "PNG of mode L", "write one channel of 8 bits with a class per pixel")
             continue
-        height, width = io.size(expected[name].image)
-        if image.size != (width, height):
-            yield (
-                f"{name}: {image.width}x{image.height} pixels, expected {width}x{height} as "
-                f"{expected[name].image}; predict at the size of the image"
-            )
-        if unknown := io.values(np.asarray(image)) - values:
-            yield (
-                f"{name}: values {io.in_words(unknown)}, expected {io.in_words(values)}, the label values of "
-                f"the classes of {data.name}; encode train ids as write_archive does"
-            )
+        if image.size != size(expected[name].image)[::-1]:
+            height, width = size(expected[name].image)
+            found, should = f"{image.width}x{image.height} pixels", f"{width}x{height} as {expected[name].image}"
+            yield DataError(name, found, should, "predict at the size of the image")
+        if unknown := values(np.asarray(image)) - known:
+            should = f"{in_words(known)}, the label values of the classes of {dataset.name}"
+            yield DataError(name, f"values {in_words(unknown)}", should, "encode train ids as write_archive does")
 
 
-def mean_metrics(data: SegmentationDataset) -> list[str]:
-    """The means that a benchmark is scored by, as result.json calls them: those of categories where it has them."""
+def mean_metrics(dataset: SegmentationDataset) -> list[str]:
+    """Name the means of a dataset as in result.json; with the means over categories where it has them."""
     more = ["mean_instance_iou", "mean_category_iou", "mean_category_instance_iou"]
-    return ["miou", *(more if data.categories and data.instance_classes else []), "pixel_accuracy", "mean_accuracy"]
+    has_more = dataset.categories and dataset.instance_classes
+    return ["miou", *(more if has_more else []), "pixel_accuracy", "mean_accuracy"]
 
 
-def server_score_template(data: SegmentationDataset, split: str) -> list[dict[str, str]]:
-    """What the server of a benchmark may tell of a split, each score with an empty `value`: the rows of a `SCORES`.
+def server_score_template(dataset: SegmentationDataset, split: str) -> list[dict[str, str]]:
+    """List the scores that a server may return for a split, with an empty `value`: the rows of `SERVER_SCORES`.
 
-    The rows without a condition are of all images. The metrics are called as in result.json.
+    Rows without a condition are about all images. Metrics are named as in result.json.
     """
-    scores = [("", metric) for metric in mean_metrics(data)] + [(name, "iou") for name in data.class_names]
+    scores = [("", metric) for metric in mean_metrics(dataset)] + [(name, "iou") for name in dataset.class_names]
     return [
-        {"split": split, "condition": condition, "class": name, "metric": metric, "value": ""}
-        for condition in ("", *data.conditions)
+        dict(zip(COLUMNS, (split, condition, name, metric, ""), strict=True))
+        for condition in ("", *dataset.conditions)
         for name, metric in scores
     ]
 
 
-def read_scores(path: str | Path, data: SegmentationDataset) -> dict[str, dict]:
-    """By split, the scores of a form that was filled in (`score_form`), as result.json has them: shares, by name.
+def read_scores(path: str | Path, dataset: SegmentationDataset) -> dict[str, dict]:
+    """Read a filled-in `server_score_template`: by split, the scores as in result.json.
 
-    Its values are in %, as servers tell them; those left empty are not there.
+    Values in the file are in %, as servers show them; rows with an empty value are left out.
 
     Raises:
-        DataError: naming the line: it has a score that is not in the form, twice, or not in %.
+        DataError: naming the line: its score is unknown, there twice, or not in %.
     """
-    lines = csv.DictReader(io.load(Path(path)).decode(errors="replace").splitlines(), restval="", restkey="more")
-    expected = {_score(row): list(row) for split in data.splits for row in server_score_template(data, split)}
-    found: dict[tuple[str, ...], float] = {}
-    for line, row in enumerate(lines, start=2):
-        columns = next(iter(expected.values()))
-        if list(row) != columns:
-            raise DataError(f"{path}, line {line}: columns {', '.join(row)}; expected {', '.join(columns)}")
-        if (score := _score(row)) not in expected or score in found:
-            fault = "a second time" if score in found else f"no score that is known of {data.name}"
-            named = ", ".join(filter(None, score))
-            raise DataError(
-                f"{path}, line {line}: {named}: {fault}; expected rows of the form that 05_test_inference writes"
-            )
-        if (value := row["value"].strip()) == "":
-            continue
-        if not re.fullmatch(r"\d+(\.\d+)?", value) or float(value) > 100:
-            raise DataError(f"{path}, line {line}: value is {value!r}; expected a number in %, such as 81.8")
-        found[score] = float(value) / 100
-    if found and max(found.values()) <= 0.01:
-        raise DataError(f"{path}: no value above 1; expected them in %, such as 81.8 in place of 0.818")
-    made: dict[str, dict] = {}
-    for (split, condition, name, metric), value in found.items():
-        scores = made.setdefault(split, {})
+    lines = csv.DictReader(load(Path(path)).decode(errors="replace").splitlines(), restval="", restkey="more")
+    template = {tuple(r.values())[:-1] for split in dataset.splits for r in server_score_template(dataset, split)}
+    shares: dict[tuple[str, ...], float] = {}
+    for number, row in enumerate(lines, start=2):
+        where = f"{path}, line {number}"
+        if tuple(row) != COLUMNS:
+            raise DataError(where, f"columns {', '.join(row)}", ", ".join(COLUMNS), "restore the columns")
+        *score, value = row.values()
+        score, value = tuple(score), value.strip()
+        if score not in template or score in shares:
+            fault = "a second time" if score in shares else f"no score of {dataset.name}"
+            expected = "each row of the template of 05_test_inference once"
+            raise DataError(where, f"{', '.join(filter(None, score))}: {fault}", expected, "correct or remove the row")
+        if value and not (re.fullmatch(r"\d+(\.\d+)?", value) and float(value) <= 100):
+            raise DataError(where, f"value {value!r}", "a number in %, such as 81.8", "correct it")
+        if value:
+            shares[score] = float(value) / 100
+    if shares and max(shares.values()) <= 0.01:
+        raise DataError(path, "no value above 1", "values in %, such as 81.8", "multiply them by 100")
+    result: dict[str, dict] = {}
+    for (split, condition, name, metric), share in shares.items():
+        scores = result.setdefault(split, {})
         if condition:
             scores = scores.setdefault("conditions", {}).setdefault(condition, {})
         if name:
             scores = scores.setdefault(metric, {})
-        scores[name or metric] = value
-    return made
-
-
-def _score(row: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(row.get(column, "") for column in ("split", "condition", "class", "metric"))
+        scores[name or metric] = share
+    return result

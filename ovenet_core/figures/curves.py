@@ -1,4 +1,4 @@
-"""Curves."""
+"""Curves of a training run, and shares of classes."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -22,11 +22,11 @@ LINES = {  # column of the history: name, colour and dashes; each prediction kee
 
 
 def training_curves(history: pd.DataFrame) -> Figure:
-    """Loss and its parts, learning rate, and validation mIoU of S_i, S_s and S_f against the iteration.
+    """Draw the loss and its terms, the learning rate, and validation mIoU of S_i, S_s and S_f by iteration.
 
     Args:
         history: one row per logged iteration: iteration, lr, loss, loss_*, and miou_* in [0, 1], NaN between
-            validations. What a network does not have (a baseline has no offsets) may be missing.
+            validations. Columns that a network does not have may be missing, such as the offsets of a baseline.
     """
     history, window = history.set_index("iteration"), max(len(history) // 50, 1)
     losses = history.filter(regex="^loss").dropna(axis=1, how="all").rolling(window, min_periods=1).mean()
@@ -42,9 +42,9 @@ def training_curves(history: pd.DataFrame) -> Figure:
 
 
 def curves(ax: Axes, table: pd.DataFrame, title: str) -> None:
-    """One line, as in `LINES`, per column of the table that has values, against the iteration."""
-    for column, (name, colour, dashes) in LINES.items():
-        values = table[column].dropna() if column in table else ()
+    """Draw each column of the table that has values against the iteration, as `LINES` says or under its own name."""
+    for column in [*(c for c in LINES if c in table), *table.columns.difference(list(LINES))]:
+        values, (name, colour, dashes) = table[column].dropna(), LINES.get(column, (column, None, "-"))
         if len(values):
             ax.plot(values, dashes, color=colour, label=name)
     ax.set(title=title, xlabel="iteration")
@@ -53,9 +53,10 @@ def curves(ax: Axes, table: pd.DataFrame, title: str) -> None:
 
 
 def class_shares(shares: pd.DataFrame, per_row: int = 50) -> Figure:
-    """Share of each class (row) in the labelled pixels of each split (column), on a logarithmic scale.
+    """Draw the share of each class (row) in the labelled pixels of each split (column), on a logarithmic scale.
 
-    There are `per_row` classes beside each other.
+    Args:
+        per_row: classes next to each other.
     """
     table = 100 * shares
     rows = [table.iloc[start : start + per_row] for start in range(0, len(table), per_row)]

@@ -1,11 +1,11 @@
-"""Images of labels, offsets, confidence, of what fusion changed, and of a run's history.
+"""Images of labels, offsets, confidence and what fusion changed.
 
-Images are RGB, uint8 [height, width, 3]; labels are train ids, integer [height, width]. Functions that take
-`ax` draw into it, those that draw a whole figure return it.
+Images are RGB, uint8 [height, width, 3]; labels are train ids, integer [height, width]. A function with an argument
+`ax` draws into it; the others return an image or a figure.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import zip_longest
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,105 +17,118 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
-from torchvision.utils import draw_segmentation_masks, flow_to_image, make_grid
+from torchvision.utils import draw_segmentation_masks, flow_to_image
 
 from ovenet_core.cross_entropy import IGNORE_INDEX
 from ovenet_core.data import SegmentationDataset
 from ovenet_core.evaluation import label_boundary
 from ovenet_core.resampling import resample
+from ovenet_core.utils import ConfigError
 
 ImageArray = UInt8[np.ndarray, "height width 3"]
 Label = Integer[np.ndarray, "height width"] | Integer[Tensor, "height width"]
+Codes = Integer[np.ndarray, "height width"]
 Offsets = Float[Tensor, "2 rows columns"]
 Confidence = Float[Tensor, "1 rows columns"] | Float[Tensor, "rows columns"]
 Pixels = Integer[np.ndarray, "n 2"]  # (u, v): column, row
 Batch = Sequence | np.ndarray | Tensor  # one entry per image
+Colours = Mapping[str, Sequence[int]]  # RGB by name
 
 TITLES = {"S_i": "initial $S_i$", "S_s": "seed-based $S_s$", "S_f": "fused $S_f$"}
 
 BLUE, ORANGE, GREEN, _, PURPLE = sns.color_palette("colorblind", 5)
 
-# What fusion did to a pixel; its place here is its code in `repair_map`. Told apart with any colour vision.
-REPAIRS = {
+# What changed at a pixel, and which of two predictions is wrong. The position of a name is its code in `change_map`
+# and `error_map`. The colours can be told apart with any colour vision.
+CHANGE_COLOURS = {
     "unchanged": (242, 242, 242),
     "repaired": (0, 114, 178),
     "degraded": (213, 94, 0),
     "other error": (240, 200, 60),
     "ignored": (150, 150, 150),
 }
+ERROR_NAMES = ("both right", "baseline alone wrong", "OVeNet alone wrong", "both wrong", "ignored")
+ERROR_COLOURS = dict(zip(ERROR_NAMES, CHANGE_COLOURS.values(), strict=True))
 
 
 def array(values: np.ndarray | Tensor) -> np.ndarray:
-    """An array, from wherever a tensor lies."""
+    """Return an array; a tensor may lie on any device."""
     return values.numpy(force=True) if isinstance(values, Tensor) else values
 
 
-def label_image(label: Label, benchmark: SegmentationDataset) -> ImageArray:
-    """Train ids in the benchmark's colours; ignored pixels are black."""
+# -- Images of labels and predictions
+
+
+def label_image(label: Label, dataset: SegmentationDataset) -> ImageArray:
+    """Colour train ids in the dataset's colours; ignored pixels are black."""
     colours = np.zeros((256, 3), np.uint8)
-    colours[: len(benchmark.colours)] = benchmark.colours
+    colours[: len(dataset.colours)] = dataset.colours
     return colours[array(label)]
 
 
-def overlay(image: ImageArray, label: Label, benchmark: SegmentationDataset, alpha: float = 0.5) -> ImageArray:
-    """The blended with class colours laid over it; ignored pixels stay as they are.
+def overlay(image: ImageArray, label: Label, dataset: SegmentationDataset, alpha: float = 0.5) -> ImageArray:
+    """Blend an image with the class colours of its label; ignored pixels stay as they are.
 
     Args:
-        alpha: share of the class colour, from 0 (the blended alone) to 1 (the colours alone).
+        alpha: share of the class colour, from 0 (the image alone) to 1 (the colours alone).
     """
     label = torch.as_tensor(array(label))
-    classes = [c for c in label.unique().tolist() if c != IGNORE_INDEX]
-    if not classes:
+    present = [c for c in label.unique().tolist() if c != IGNORE_INDEX]
+    if not present:
         return image.copy()
-    masks = torch.stack([label == c for c in classes])
-    colours = [tuple(benchmark.colours[c]) for c in classes]
+    masks, colours = torch.stack([label == c for c in present]), [tuple(dataset.colours[c]) for c in present]
     blended = draw_segmentation_masks(torch.tensor(image).permute(2, 0, 1), masks, alpha, colours)
     return blended.permute(1, 2, 0).numpy()
 
 
-def gallery(images: Batch, columns: int = 4, colours: Mapping[str, Sequence[int]] | None = None) -> Figure:
-    """Images of one size, side by side in rows of `columns`; with named colours, their legend below."""
-    batch = torch.stack([torch.as_tensor(array(p)).permute(2, 0, 1) for p in images])
-    grid = make_grid(batch, nrow=columns, padding=max(batch.shape[-1] // 50, 1), pad_value=255)
-    figure, ax = plt.subplots(figsize=(15, 15 * grid.shape[1] / grid.shape[2]), layout="constrained")
-    show(ax, grid.permute(1, 2, 0).numpy())
-    if colours:
-        figure.legend(handles=patches(colours), loc="outside lower center", ncols=8, frameon=False)
-    return figure
+def error_map(label: Label, before: Label, after: Label) -> Codes:
+    """Code which of two predictions is wrong at each pixel, as the position of a name in `ERROR_COLOURS`."""
+    label, before, after = map(array, (label, before, after))
+    return np.where(label == IGNORE_INDEX, 4, (before != label) + 2 * (after != label))
 
 
-def show(ax: Axes, image: ImageArray, title: str = "") -> None:
-    """An image without ticks or frame."""
-    ax.imshow(image)
-    ax.set_title(title)
-    ax.set_axis_off()
+def change_map(label: Label, before: Label, after: Label) -> Codes:
+    """Code what changed at each pixel from one prediction to the next, as the position in `CHANGE_COLOURS`."""
+    errors = error_map(label, before, after)
+    return np.where((errors == 3) & (array(before) == array(after)), 0, errors)
+
+
+def code_image(codes: Codes) -> ImageArray:
+    """Colour the codes of `change_map` or `error_map`."""
+    return np.array(list(CHANGE_COLOURS.values()), np.uint8)[codes]
+
+
+# -- Images of offsets and confidence
 
 
 def isotropic(offsets: Offsets) -> Float[Tensor, "2 rows columns"]:
-    """Offsets in one unit along both axes, half the image's width: angles are those that one sees."""
+    """Convert offsets to one unit along both axes, half the image's width; angles are then as in the image."""
     height, width = offsets.shape[-2:]
     dx, dy = offsets.detach().float().cpu()
     return torch.stack([dx, dy * ((height - 1) / max(width - 1, 1))])
 
 
 def reference_length(offsets: Batch, share: float = 0.98) -> float:
-    """A reference length for `offset_image`: `share` of all vectors of these fields are no longer."""
+    """Return a reference length for `offset_image`: `share` of all vectors of these fields are no longer."""
     lengths = torch.cat([isotropic(field).norm(dim=0).flatten() for field in offsets])
-    return max(float(np.quantile(lengths.numpy(), share)), 0.01)  # an all but zero field shall look white
+    return max(float(np.quantile(lengths.numpy(), share)), 0.01)  # a field of nearly zero must look white
 
 
 def offset_image(offsets: Offsets, longest: float = 0.5) -> ImageArray:
-    """An offset field in the flow colours of Baker et al.: hue is direction, white zero, longer is stronger.
+    """Draw an offset field in the flow colours of Baker et al.: hue is direction, white is zero, longer is stronger.
 
-    Strength grows as the square root of the length, so that short offsets are seen beside those of roads.
+    Strength grows as the square root of the length, so that short offsets can be seen next to long ones on roads.
 
     Args:
         offsets: (dx, dy) in normalised image coordinates.
-        longest: vectors of this length or more have full colour. In halves of the image's width: 0.5, the
-            paper's tau, is a quarter of the width. Images with the same `longest` are comparable.
+        longest: vectors of this length or more have full colour, in halves of the image's width. The paper's tau,
+            0.5, is a quarter of the width. Images with the same `longest` are comparable.
+
+    Raises:
+        ConfigError: `longest` is not positive.
     """
     if longest <= 0:
-        raise ValueError(f"longest is {longest}; expected more than 0, such as tau or usual_length(offsets)")
+        raise ConfigError("longest", longest, "more than 0", "give tau or reference_length(offsets)")
     vectors = isotropic(offsets)
     lengths = vectors.norm(dim=0)
     vectors = torch.where(lengths > 0, vectors / lengths * (longest * lengths).sqrt().clamp_max(longest), 0)
@@ -124,78 +137,17 @@ def offset_image(offsets: Offsets, longest: float = 0.5) -> ImageArray:
     return flow_to_image(torch.cat([vectors, ruler], dim=2))[..., :-1].permute(1, 2, 0).numpy()
 
 
-def offset_wheel(ax: Axes, longest: float = 0.5) -> None:
-    """The legend of `offset_image`: the colour of an offset that points from the centre to that place."""
-    y, x = torch.meshgrid(*[torch.linspace(-1, 1, 201)] * 2, indexing="ij")
-    wheel = offset_image(torch.stack([x, y]) * longest, longest)
-    inside = (x**2 + y**2 <= 1).numpy()
-    ax.imshow(np.dstack([wheel, 255 * inside.astype(np.uint8)]), extent=(-1, 1, 1, -1))
-    ax.plot(0, 0, marker="+", color="black")
-    ax.set_axis_off()
-    text = f"towards the seed;\nrim: {50 * longest:.2g}% of width,\nhalf as strong: {12.5 * longest:.2g}%"
-    ax.set_title(text, y=-0.05, va="top", size="small")
-
-
 def confidence_image(confidence: Confidence) -> ImageArray:
-    """Confidence F in [0, 1], from dark (S_i decides) to bright (S_s decides)."""
+    """Draw the confidence F in [0, 1], from dark (S_i decides) to bright (S_s decides)."""
     values = array(confidence.float()).reshape(confidence.shape[-2:])
     return plt.get_cmap("viridis")(values, bytes=True)[..., :3]
 
 
-def confidence_bar(ax: Axes) -> None:
-    """The legend of `confidence_image`, inside `ax`."""
-    ax.set_axis_off()
-    colours = plt.cm.ScalarMappable(Normalize(0, 1), "viridis")
-    bar = ax.figure.colorbar(colours, cax=ax.inset_axes((0.05, 0.75, 0.9, 0.14)), orientation="horizontal")
-    bar.set_ticks([0, 0.5, 1], labels=["0\n$S_i$", "0.5", "1\n$S_s$"])
-
-
-def change_map(label: Label, initial: Label, fused: Label) -> Integer[np.ndarray, "height width"]:
-    """What fusion did to each pixel, as the place of its name in `REPAIRS`."""
-    label, initial, fused = map(array, (label, initial, fused))
-    was, now, kinds = initial == label, fused == label, list(REPAIRS)
-    cases = {
-        "ignored": label == IGNORE_INDEX,
-        "repaired": ~was & now,
-        "degraded": was & ~now,
-        "other error": ~was & ~now & (initial != fused),
-    }
-    return np.select(list(cases.values()), [kinds.index(kind) for kind in cases], kinds.index("unchanged"))
-
-
-def change_image(label: Label, initial: Label, fused: Label) -> ImageArray:
-    """What fusion did to each pixel, in the colours of `REPAIRS`."""
-    return np.array(list(REPAIRS.values()), np.uint8)[change_map(label, initial, fused)]
-
-
-def patches(colours: Mapping[str, Sequence[int]]) -> list[Patch]:
-    """What a legend shows of named RGB colours."""
-    return [Patch(facecolor=np.divide(c, 255), edgecolor="0.4", label=name) for name, c in colours.items()]
-
-
-def legend(ax: Axes, colours: Mapping[str, Sequence[int]], columns: int = 1, **options) -> None:
-    """A legend of named RGB colours at the top left of `ax`, which shows nothing else."""
-    ax.set_axis_off()
-    place = {"loc": "upper left", "borderaxespad": 0, "frameon": False}
-    box = ax.legend(handles=patches(colours), ncols=columns, **place, **options)
-    box.set_in_layout(False)  # a long legend may reach beyond its axes without squeezing the images
-
-
-def change_legend(ax: Axes) -> None:
-    """The legend of `repair_image`."""
-    legend(ax, REPAIRS, handlelength=1)
-
-
-def class_colours(labels: Sequence, benchmark: SegmentationDataset, share: float = 5e-4) -> dict[str, Sequence[int]]:
-    """Names and colours of the classes that cover at least `share` of the labels, in order of train id."""
-    counts = np.sum([np.bincount(array(label).ravel(), minlength=256) for label in labels], axis=0)
-    present = [c for c in np.flatnonzero(counts >= share * counts.sum()) if c != IGNORE_INDEX]
-    named = {benchmark.class_names[c]: benchmark.colours[c] for c in present}
-    return named | ({"ignored": (0, 0, 0)} if counts[IGNORE_INDEX] else {})
+# -- Seeds
 
 
 def farthest_points(mask: Bool[np.ndarray, "height width"], count: int, seed: int = 0) -> Pixels:
-    """At most `count` pixels of the mask, evenly spread: each the farthest from those before it."""
+    """Choose at most `count` pixels of the mask, evenly spread: each is the farthest from those before it."""
     pixels = np.argwhere(mask)[:, ::-1]
     if len(pixels) == 0 or count <= 0:
         return np.zeros((0, 2), int)
@@ -208,28 +160,27 @@ def farthest_points(mask: Bool[np.ndarray, "height width"], count: int, seed: in
 
 
 def boundary_pixels(label: Label, count: int, seed: int = 0) -> Pixels:
-    """At most `count` pixels at class boundaries, evenly spread over the image."""
+    """Choose at most `count` pixels at class boundaries, evenly spread over the image."""
     return farthest_points(label_boundary(array(label)), count, seed)
 
 
 def seed_pixels(offsets: Offsets, pixels: Pixels, height: int, width: int) -> Float[np.ndarray, "n 2"]:
-    """The seed p + o(p), a place (u, v) inside the image, of each pixel of a height x width image.
+    """Return the seed p + o(p) of each pixel of a height x width image, as (u, v) inside the image.
 
-    The field may be smaller than the image; it is read between its vectors, bilinearly.
+    A field smaller than the image is interpolated bilinearly.
     """
     half = torch.tensor([width - 1, height - 1]) / 2
     positions = torch.from_numpy(np.ascontiguousarray(pixels)) / half - 1
-    field = offsets.detach().float().cpu()[None]
-    vectors = resample(field, positions.view(1, 1, -1, 2)).view(2, -1).T
+    vectors = resample(offsets.detach().float().cpu()[None], positions.view(1, 1, -1, 2)).view(2, -1).T
     return (((positions + vectors).clamp(-1, 1) + 1) * half).numpy()
 
 
 def seed_arrows(
     ax: Axes, image: ImageArray, offsets: Offsets, pixels: Pixels, size: float = 5, label: Label | None = None
 ) -> None:
-    """The image, with a dot (of that size in points) on each of the pixels and an arrow from it to its seed pixel.
+    """Draw the image, a dot of `size` points on each of the pixels and an arrow from the pixel to its seed.
 
-    With a label, of the image's size, its boundaries are lines.
+    With a label of the image's size, class boundaries are pale lines.
     """
     show(ax, image)
     if label is not None:
@@ -244,53 +195,69 @@ def seed_arrows(
     ax.quiver(*pixels.T, *steps.T, angles="xy", scale_units="xy", scale=1, **thick, **rim)
 
 
-def prediction_grid(
-    images: Batch,
-    labels: Batch,
-    maps: Mapping[str, Batch],
-    benchmark: SegmentationDataset,
-    offsets: Batch | None = None,
-    confidence: Batch | None = None,
-    longest: float | None = None,
-) -> Figure:
-    """One row per image: input, label, predicted classes, offsets, confidence, what fusion did; legends.
-
-    Args:
-        images, labels: the images and their true train ids, at any size.
-        maps: predicted train ids per image, by the paper's names "S_i", "S_s", "S_f", or some of these.
-        offsets: [batch, 2, h, w] as the network returns them; None for a network without.
-        confidence: [batch, 1, h, w].
-        longest: the length with full colour (`offset_image`); by default the usual one in these images.
-    """
-    columns = {"input": [array(image) for image in images]}
-    columns["label"] = [label_image(label, benchmark) for label in labels]
-    for name in (name for name in TITLES if name in maps):
-        columns[TITLES[name]] = [label_image(classes, benchmark) for classes in maps[name]]
-    classes, wide = class_colours([*labels, *chain(*maps.values())], benchmark), len(columns)
-    legends = {"input": lambda ax: legend(ax, classes, wide)}
-    if offsets is not None:
-        longest = longest or reference_length(offsets)
-        columns["offsets $o$"] = [offset_image(field, longest) for field in offsets]
-        legends["offsets $o$"] = lambda ax: offset_wheel(ax, longest)
-    if confidence is not None:
-        columns["confidence $F$"] = [confidence_image(f) for f in confidence]
-        legends["confidence $F$"] = confidence_bar
-    if {"S_i", "S_f"} <= maps.keys():
-        triples = zip(labels, maps["S_i"], maps["S_f"], strict=True)
-        columns["what fusion did"] = [change_image(*t) for t in triples]
-        legends["what fusion did"] = change_legend
-    return image_table(columns, legends, 0.4 * max(-(-len(classes) // wide), 5))
+# -- Legends
 
 
-def image_table(columns: Mapping[str, Sequence], legends: Mapping, legend_height: float) -> Figure:
-    """Named columns of images, one row for each image, with a legend (inches high) below some columns."""
-    shapes, side = [image.shape for image in columns["input"]], max(2.6, 15 / len(columns))
-    heights = [side * height / width for height, width, _ in shapes] + [legend_height]
-    with sns.plotting_context("talk"):
-        figure = plt.figure(figsize=(side * len(columns), sum(heights) + 0.5), layout="constrained")
-        axes = figure.subplots(len(heights), len(columns), squeeze=False, height_ratios=heights)
-        for place, (title, images) in enumerate(columns.items()):
-            for row, image in enumerate(images):
-                show(axes[row, place], image, title if row == 0 else "")
-            legends.get(title, Axes.set_axis_off)(axes[-1, place])
+def legend(ax: Axes, colours: Colours, columns: int = 1, **options) -> None:
+    """Draw a legend of named colours at the top left of `ax`, which shows nothing else."""
+    ax.set_axis_off()
+    place = {"loc": "upper left", "borderaxespad": 0, "frameon": False}
+    box = ax.legend(handles=patches(colours), ncols=columns, **place, **options)
+    box.set_in_layout(False)  # a long legend may reach beyond its axes without squeezing the images
+
+
+def patches(colours: Colours) -> list[Patch]:
+    """Make the handles of a legend of named colours."""
+    return [Patch(facecolor=np.divide(c, 255), edgecolor="0.4", label=name) for name, c in colours.items()]
+
+
+def offset_wheel(ax: Axes, longest: float = 0.5) -> None:
+    """Draw the legend of `offset_image`: each place has the colour of an offset that points there from the centre."""
+    y, x = torch.meshgrid(*[torch.linspace(-1, 1, 201)] * 2, indexing="ij")
+    wheel = offset_image(torch.stack([x, y]) * longest, longest)
+    inside = (x**2 + y**2 <= 1).numpy()
+    ax.imshow(np.dstack([wheel, 255 * inside.astype(np.uint8)]), extent=(-1, 1, 1, -1))
+    ax.plot(0, 0, marker="+", color="black")
+    ax.set_axis_off()
+    text = f"towards the seed;\nrim: {50 * longest:.2g}% of width,\nhalf as strong: {12.5 * longest:.2g}%"
+    ax.set_title(text, y=-0.05, va="top", size="small")
+
+
+def confidence_bar(ax: Axes) -> None:
+    """Draw the legend of `confidence_image` inside `ax`."""
+    ax.set_axis_off()
+    colours = plt.cm.ScalarMappable(Normalize(0, 1), "viridis")
+    bar = ax.figure.colorbar(colours, cax=ax.inset_axes((0.05, 0.75, 0.9, 0.14)), orientation="horizontal")
+    bar.set_ticks([0, 0.5, 1], labels=["0\n$S_i$", "0.5", "1\n$S_s$"])
+
+
+def class_colours(labels: Sequence, dataset: SegmentationDataset, share: float = 5e-4) -> dict[str, Sequence[int]]:
+    """Return names and colours of the classes that cover at least `share` of the labels, in order of train id."""
+    counts = np.sum([np.bincount(array(label).ravel(), minlength=256) for label in labels], axis=0)
+    present = [c for c in np.flatnonzero(counts >= share * counts.sum()) if c != IGNORE_INDEX]
+    named = {dataset.class_names[c]: dataset.colours[c] for c in present}
+    return named | ({"ignored": (0, 0, 0)} if counts[IGNORE_INDEX] else {})
+
+
+# -- Figures
+
+
+def show(ax: Axes, image: ImageArray, title: str = "") -> None:
+    """Show an image without ticks or frame."""
+    ax.imshow(image)
+    ax.set_title(title)
+    ax.set_axis_off()
+
+
+def gallery(images: Batch, columns: int = 4, colours: Colours | None = None) -> Figure:
+    """Draw images of any sizes in rows of `columns`; with named colours, their legend below."""
+    columns = min(columns, len(images))
+    ratios = [image.shape[0] / image.shape[1] for image in images]
+    heights = [max(ratios[start : start + columns]) for start in range(0, len(images), columns)]
+    figure = plt.figure(figsize=(15, 15 / columns * sum(heights) + 0.4 * bool(colours)), layout="constrained")
+    axes = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights).ravel()
+    for ax, image in zip_longest(axes, images):
+        ax.set_axis_off() if image is None else show(ax, array(image))
+    if colours:
+        figure.legend(handles=patches(colours), loc="outside lower center", ncols=8, frameon=False)
     return figure

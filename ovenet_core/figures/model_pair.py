@@ -1,7 +1,7 @@
-"""Both networks of a comparison on one image."""
+"""What networks predict for one image, and a trained baseline next to a trained OVeNet."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,62 +10,79 @@ import torch
 from jaxtyping import Bool
 from torch import nn
 
-from ovenet_core import evaluation, training
 from ovenet_core.cross_entropy import IGNORE_INDEX
-from ovenet_core.data import DataError, Sample, SegmentationDataset
-from ovenet_core.evaluation import evaluate
-from ovenet_core.figures import images
-from ovenet_core.figures.selection import SCORES, ranked
+from ovenet_core.data import Sample, SegmentationDataset
+from ovenet_core.evaluation import classes, evaluate, predict
+from ovenet_core.figures.images import ImageArray, Label, array
+from ovenet_core.figures.selection import SCORE_NAMES, ranked
 from ovenet_core.ovenet import Prediction
-from ovenet_core.training import Experiment
+from ovenet_core.training import Experiment, autocast, load_trained, require_classes
+from ovenet_core.utils import ConfigError, DataError
 
-SYSTEM_NAMES = {"hrnet": "HRNet", "hrnet_ocr": "HRNet+OCR"}
+BASELINE_NAMES = {"hrnet": "HRNet", "hrnet_ocr": "HRNet+OCR"}  # by backbone
 
 
 @dataclass(frozen=True, eq=False)
-class ComparisonExample:
-    """One image, and all of it that figures show.
+class Example:
+    """One image, and all that figures show of it.
 
     Attributes:
-        maps: predicted train ids, uint8 at the size of the label: "baseline", and OVeNet's "S_i", "S_s", "S_f".
-        prediction: what OVeNet returned, at 1/4 of the resolution that it saw.
+        label: train ids, at the size of the image; None without a label.
+        maps: predicted train ids, uint8 at the size of the image: "S_i", "S_s", "S_f" and, of a pair, "baseline".
+        prediction: what the network (of a pair, OVeNet) returned, at 1/4 of the resolution of its input.
         caption: a line of text above the images.
     """
 
-    image: images.ImageArray
-    label: images.Label
-    maps: Mapping[str, images.Label]
-    prediction: Prediction
+    image: ImageArray
+    label: Label | None = None
+    maps: Mapping[str, Label] = field(default_factory=dict)
+    prediction: Prediction | None = None
     caption: str = ""
 
     @property
-    def fused_otherwise(self) -> Bool[np.ndarray, "height width"]:
+    def changed_by_fusion(self) -> Bool[np.ndarray, "height width"]:
         """Where S_f differs from S_i; ignored pixels do not count."""
-        return (self.maps["S_i"] != self.maps["S_f"]) & (images.array(self.label) != IGNORE_INDEX)
+        return (self.maps["S_i"] != self.maps["S_f"]) & (array(self.label) != IGNORE_INDEX)
+
+
+def predict_example(network: nn.Module, image: ImageArray, label: Label | None = None, **predict_options) -> Example:
+    """Predict one image with a network in evaluation mode.
+
+    Args:
+        predict_options: as `evaluation.predict` takes them, such as `image_size` and `channels_last`.
+    """
+    prediction = predict(network, image, **predict_options)
+    maps = {name: array(ids) for name, ids in classes(prediction, image.shape[:2]).items()}
+    return Example(image, label, maps, prediction)
 
 
 @dataclass(frozen=True, eq=False)
 class ModelPair:
     """A trained baseline and a trained OVeNet to compare on a dataset, each with its experiment."""
 
-    data: SegmentationDataset
+    dataset: SegmentationDataset
     baseline: tuple[Experiment, nn.Module]
     ovenet: tuple[Experiment, nn.Module]
 
     @property
     def names(self) -> tuple[str, str]:
-        """What the two are called in figures."""
-        backbone, other = (SYSTEM_NAMES[experiment.backbone] for experiment, _ in (self.baseline, self.ovenet))
+        """The names of the two in figures."""
+        backbone, other = (BASELINE_NAMES[experiment.backbone] for experiment, _ in (self.baseline, self.ovenet))
         return backbone, "OVeNet" if backbone == other else f"OVeNet ({other})"
 
-    def frame(self, sample: Sample, caption: str = "") -> ComparisonExample:
-        """A labelled image through both networks, each at the size that it was trained for; `DataError` as `read`."""
-        image, label = self.data.read(sample)
-        (_, maps), (prediction, ours) = (_predict(*one, image, label.shape) for one in (self.baseline, self.ovenet))
-        return ComparisonExample(image, label, {"baseline": maps["S_i"]} | ours, prediction, caption)
+    def example(self, sample: Sample, caption: str = "") -> Example:
+        """Predict a labelled image with both networks, each at its training size; `DataError` as `dataset.read`."""
+        image, label = self.dataset.read(sample)
+        examples = []
+        for experiment, network in (self.baseline, self.ovenet):
+            options = {"image_size": experiment.image_size, "channels_last": experiment.channels_last}
+            with autocast(experiment, next(network.parameters()).device):
+                examples.append(predict_example(network, image, label, **options))
+        baseline, ovenet = examples
+        return replace(ovenet, maps={"baseline": baseline.maps["S_i"]} | ovenet.maps, caption=caption)
 
     def scores(self, samples: Sequence[Sample], score: str = "miou", progress: bool = True) -> pd.DataFrame:
-        """Scores of every image in %, from the largest gain of OVeNet to its largest loss, equal ones by name.
+        """Score every image in %, from the largest gain of OVeNet to its largest loss, equal ones by name.
 
         Args:
             score: "miou", over the classes in an image's label or prediction, or "pixel_accuracy".
@@ -74,59 +91,43 @@ class ModelPair:
             A row for each image that has labelled pixels: baseline, S_i, S_f, gain (S_f minus baseline), rank.
 
         Raises:
-            ValueError: another score.
+            ConfigError: another score.
             DataError: as `evaluate`.
         """
-        if score not in SCORES:
-            raise ValueError(f"score is {score!r}; expected one of {', '.join(map(repr, SCORES))}")
-        samples = [replace(sample, instances=None) for sample in samples]  # which would only take time
+        if score not in SCORE_NAMES:
+            raise ConfigError("score", repr(score), " or ".join(map(repr, SCORE_NAMES)), "choose one of them")
+        samples = [replace(sample, instances=None) for sample in samples]  # reading instances would only take time
 
         def read(sample: Sample) -> dict[str, np.ndarray]:
-            maps = self.frame(sample).maps
+            maps = self.example(sample).maps
             return {name: maps[name] for name in ("baseline", "S_i", "S_f")}
 
-        found = evaluate(self.data, samples, read, boundaries=False, workers=1, progress=progress)
-        columns = {name: {p.name: 100 * getattr(p, score) for p in e.images} for name, e in found.items()}
+        evaluations = evaluate(self.dataset, samples, read, boundaries=False, workers=1, progress=progress)
+        columns = {name: {i.name: 100 * getattr(i, score) for i in e.images} for name, e in evaluations.items()}
         table = pd.DataFrame(columns).dropna().rename_axis("image").sort_index()
         return ranked(table.assign(gain=table["S_f"] - table["baseline"]))
 
 
-def _predict(
-    experiment: Experiment, network: nn.Module, image: images.ImageArray, size: tuple[int, int]
-) -> tuple[Prediction, dict[str, np.ndarray]]:
-    """What a network returns for an image, and its classes at that size."""
-    layout = {"image_size": experiment.image_size, "channels_last": experiment.channels_last}
-    with training.autocast(experiment, next(network.parameters()).device):
-        prediction = evaluation.predict(network, image, **layout)
-    return prediction, {name: images.array(ids) for name, ids in evaluation.classes(prediction, size).items()}
-
-
 def open_pair(
-    baseline_run: str | Path, ovenet_run: str | Path, data: SegmentationDataset, device: str | torch.device = "cpu"
+    baseline_run: str | Path, ovenet_run: str | Path, dataset: SegmentationDataset, device: str | torch.device = "cpu"
 ) -> ModelPair:
-    """The networks of two finished runs, to compare on a dataset.
+    """Load the networks of two finished runs, to compare them on a dataset.
 
     Raises:
-        FileNotFoundError: a folder that is not there, is no run, or has no checkpoint.
-        DataError: the runs are of two datasets, or of other classes than those of `data`.
-        ValueError: the first run has an offset head, or the second has none.
+        RunError: a folder that is not there, is no run, or has no checkpoint.
+        DataError: the runs are of two datasets, or their classes are not the dataset's.
+        ConfigError: the first run has an offset head, or the second has none.
     """
-    pair = ModelPair(data, *(training.load_trained(run, device=device) for run in (baseline_run, ovenet_run)))
+    pair = ModelPair(dataset, *(load_trained(run, device=device) for run in (baseline_run, ovenet_run)))
     (baseline, _), (ovenet, _) = pair.baseline, pair.ovenet
     if baseline.branch_stage is not None:
-        raise ValueError(
-            f"{baseline_run} is a run of OVeNet, expected a baseline without offsets as baseline_run; "
-            "give a run of hrnet or hrnet-ocr"
-        )
+        fix = "give a run of hrnet or hrnet-ocr"
+        raise ConfigError("baseline_run", f"a run of OVeNet ({baseline_run})", "a baseline without offsets", fix)
     if ovenet.branch_stage is None:
-        raise ValueError(
-            f"{ovenet_run} is a run of a network without offsets, expected OVeNet as ovenet_run; "
-            "give a run of ovenet or ovenet-ocr"
-        )
+        fix = "give a run of ovenet or ovenet-ocr"
+        raise ConfigError("ovenet_run", f"a run without offsets ({ovenet_run})", "a run of OVeNet", fix)
     if baseline.benchmark != ovenet.benchmark:
-        raise DataError(
-            f"{baseline_run} was trained on {baseline.benchmark}, {ovenet_run} on {ovenet.benchmark}; "
-            "expected one dataset: give two runs of the same"
-        )
-    training.require_classes(ovenet, data)
+        trained = f"a run on {ovenet.benchmark}", f"one on {baseline.benchmark}, as {baseline_run}"
+        raise DataError(ovenet_run, *trained, "give two runs on one dataset")
+    require_classes(ovenet, dataset)
     return pair

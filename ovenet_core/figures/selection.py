@@ -1,4 +1,4 @@
-"""The images that figures show: both networks on an image, images chosen by rule, regions found, not picked."""
+"""Choose images by rule, and find the regions to look at, so that nobody picks what looks good."""
 
 from collections.abc import Collection
 
@@ -9,28 +9,29 @@ from jaxtyping import Bool
 
 from ovenet_core.figures import images
 
-SCORES = {"miou": "mIoU", "pixel_accuracy": "accuracy"}
-
-
-# -- Which images, which regions
+SCORE_NAMES = {"miou": "mIoU", "pixel_accuracy": "accuracy"}
 
 Region = tuple[int, int, int, int]  # left, top, width, height, in pixels
+Mask = Bool[np.ndarray, "height width"]
+
+
+# -- Images
 
 
 def ranked(scores: pd.DataFrame) -> pd.DataFrame:
-    """The images from the largest `gain` to the largest loss, equal ones by name, with their `rank` from 1 on."""
+    """Sort images from the largest `gain` to the largest loss, equal ones by name, and add their `rank` from 1 on."""
     table = scores.sort_index().sort_values("gain", ascending=False, kind="stable")
     return table.assign(rank=range(1, len(table) + 1))
 
 
 def spread(scores: pd.DataFrame, count: int, without: Collection[str] = ()) -> pd.DataFrame:
-    """`count` images evenly spread over the ranking, with the `rule` that each was chosen by.
+    """Choose `count` images evenly spread over the ranking, each with the `rule` that chose it.
 
-    Of three, the largest gain, the median (of two the one with less gain) and the largest loss; all, if there are not
-    more. Places between two images go to the one with less gain.
+    Three images are the largest gain, the median (of two the one with less gain) and the largest loss. A position
+    between two images goes to the one with less gain. Without so many images, all are chosen.
 
     Args:
-        without: images that are shown elsewhere; the others then stand in one ranking without them.
+        without: images that are shown elsewhere; the others form one ranking without them.
     """
     left, last = scores.drop(list(without)), len(scores)
     steps, parts = len(left) - 1, max(count - 1, 1)
@@ -42,9 +43,9 @@ def spread(scores: pd.DataFrame, count: int, without: Collection[str] = ()) -> p
 
 
 def failures(scores: pd.DataFrame, count: int) -> pd.DataFrame:
-    """`count` images: half of them where OVeNet loses most to the baseline, the others where its own score is lowest.
+    """Choose `count` images: half where OVeNet loses most to the baseline, half where its own score is lowest.
 
-    An image is there once; where OVeNet loses in too few images, more of the others are taken.
+    No image is chosen twice. If OVeNet loses in too few images, more of the others are taken.
     """
     losses = scores[scores["gain"] < 0].iloc[::-1][: (count + 1) // 2]
     others = scores.drop(losses.index).sort_index().sort_values("S_f", kind="stable")[: count - len(losses)]
@@ -54,59 +55,79 @@ def failures(scores: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def captions(chosen: pd.DataFrame, total: int, names: tuple[str, str], score: str = "miou") -> list[str]:
-    """The line above each chosen image: its name, the rule, its rank of `total`, the scores of both networks."""
-    found = []
+    """Write the line above each chosen image: its name, the rule, its rank of `total`, the scores of both networks."""
+    lines = []
     for name, row in chosen.iterrows():
         place = ", ".join(filter(None, [row["rule"], f"rank {row['rank']} of {total} by gain"]))
         gain = f"{row['gain']:+.1f}".replace("-", "\N{MINUS SIGN}")
-        found.append(
-            f"{name}:  {place};  {SCORES[score]} {names[0]} {row['baseline']:.1f}%, "
-            f"{names[1]} {row['S_f']:.1f}% ({gain})"
-        )
-    return found
+        scores = f"{names[0]} {row['baseline']:.1f}%, {names[1]} {row['S_f']:.1f}% ({gain})"
+        lines.append(f"{name}:  {place};  {SCORE_NAMES[score]} {scores}")
+    return lines
 
 
-def regions(mask: Bool[np.ndarray, "height width"], count: int = 3, share: float = 1e-3) -> list[Region]:
-    """The rectangles around the largest connected areas of a mask, the largest first, at most `count`.
+# -- Regions
 
-    With a margin of 1/200 of the image's longer side, 1 pixel or more: lines of up to twice the margin are left out,
-    areas that are no further apart are taken as one, and the rectangles are larger by twice the margin on each side.
-    While one takes up more than a quarter of the image, lines of up to twice as much are left out too.
+
+def regions(mask: Mask, count: int = 3, share: float = 1e-3) -> list[Region]:
+    """Find the rectangles around the largest connected areas of a mask, at most `count`, the largest first.
+
+    The margin is 1/200 of the image's longer side, 1 pixel or more. Lines of up to twice the margin are left out,
+    areas no further apart are one, and rectangles extend by twice the margin on each side. While a rectangle covers
+    more than a quarter of the image, lines of up to twice the thickness are left out too.
 
     Args:
         share: areas below this share of the image's pixels are left out.
     """
     margin = thickness = max(1, round(max(mask.shape) / 200))
-    found = _rectangles(mask, thickness, margin, count, share)
-    while thickness < min(mask.shape) // 4 and any(4 * width * height > mask.size for _, _, width, height in found):
+    rectangles = _rectangles(mask, thickness, margin, count, share)
+    while thickness < min(mask.shape) // 4 and any(
+        4 * width * height > mask.size for _, _, width, height in rectangles
+    ):
         thickness *= 2
-        found = _rectangles(mask, thickness, margin, count, share) or found
-    return found
+        rectangles = _rectangles(mask, thickness, margin, count, share) or rectangles
+    return rectangles
 
 
-def _rectangles(mask: np.ndarray, thickness: int, margin: int, count: int, share: float) -> list[Region]:
-    """As `regions`, without lines of up to twice `thickness`."""
+def _rectangles(mask: Mask, thickness: int, margin: int, count: int, share: float) -> list[Region]:
+    """Find `regions`, without lines of up to twice `thickness`."""
     height, width = mask.shape
     thin, near = (cv2.getStructuringElement(cv2.MORPH_RECT, (2 * n + 1,) * 2) for n in (thickness, margin))
     solid = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, thin)
-    areas = cv2.connectedComponents(cv2.dilate(solid, near))[1] * solid  # 0 is what lies outside
+    areas = cv2.connectedComponents(cv2.dilate(solid, near))[1] * solid  # 0 is outside
     pixels = np.bincount(areas.ravel())[1:]
-    found = []
+    rectangles = []
     for area in np.argsort(-pixels, kind="stable")[:count]:
         if pixels[area] >= share * mask.size:
             left, top, across, down = cv2.boundingRect((areas == area + 1).astype(np.uint8))
             right, bottom = min(left + across + 2 * margin, width), min(top + down + 2 * margin, height)
             left, top = max(left - 2 * margin, 0), max(top - 2 * margin, 0)
-            found.append((left, top, right - left, bottom - top))
-    return found
+            rectangles.append((left, top, right - left, bottom - top))
+    return rectangles
+
+
+def around(region: Region, height: int, width: int) -> Region:
+    """Return a part of a height x width image around a region, of the image's shape, a quarter to half its width."""
+    left, top, across, down = region
+    share = min(max(1.4 * across / width, 1.4 * down / height, 0.25), 0.5)
+    wide, high = round(share * width), round(share * height)
+    left, top = round(left + (across - wide) / 2), round(top + (down - high) / 2)
+    return min(max(left, 0), width - wide), min(max(top, 0), height - high), wide, high
+
+
+def within(mask: Mask, part: Region) -> Mask:
+    """Empty a mask outside a part of the image."""
+    inside = np.zeros_like(mask)
+    inside[slices(part)] = True
+    return mask & inside
+
+
+def slices(region: Region) -> tuple[slice, slice]:
+    """Return rows and columns of a region, to index an image with."""
+    left, top, width, height = region
+    return np.s_[top : top + height, left : left + width]
 
 
 def improves(region: Region, label: images.Label, before: images.Label, after: images.Label) -> bool:
-    """Whether more pixels of a region were repaired than degraded."""
-    left, top, width, height = region
-    here = np.s_[top : top + height, left : left + width]
-    kinds = np.bincount(
-        images.change_map(label[here], before[here], after[here]).ravel(), minlength=len(images.REPAIRS)
-    )
-    named = dict(zip(images.REPAIRS, kinds.tolist(), strict=True))
-    return named["repaired"] > named["degraded"]
+    """Tell whether more pixels of a region were repaired than degraded."""
+    right_before, right_after = (np.sum((ids == label)[slices(region)]) for ids in (before, after))
+    return bool(right_after > right_before)

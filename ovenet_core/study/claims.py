@@ -1,67 +1,89 @@
-"""The claims of the paper put to the test, and what a gain is made of."""
+"""The claims of the paper put to the test, and the parts of a gain."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ovenet_core.evaluation import NEAR_PIXELS, ratio
-from ovenet_core.study.comparison import IMAGE_COUNTS_FILE, OFFSET_ANALYSIS_FILE, Study, readable
-from ovenet_core.study.results import Run
+from ovenet_core.study.comparison import EVALUATION_FILE, Study, readable
+from ovenet_core.study.results import IMAGE_COUNTS_FILE, OFFSET_ANALYSIS_FILE, Run
 from ovenet_core.study.statistics import (
-    ClassCounts,
     Estimate,
     accuracy,
-    class_iou,
     interval_hull,
+    iou_percent,
+    miou,
     share_of_gains,
     t_interval,
 )
-from ovenet_core.study.tables import command_for
+from ovenet_core.study.tables import NEXT_SEED_COMMAND, command_for
 
-GAINED = "pixels that become right minus those that become wrong,"
-MIN_SEEDS = 3  # seeds of each system for a verdict: of fewer, nothing is known of how they differ
-WIDTHS = (4, 8, 16)  # of the band at boundaries, in pixels of the label to each side
-SCORES = "evaluation.json"  # of 04_evaluation
-NEXT = "command for the next seed"
-AS_KNOWN = "mean of F there (of files without it, the middle of what Brier score and bins of F allow)"
+MIN_SEEDS = 3  # of each system for a verdict: fewer say too little of how much seeds differ
+BAND_WIDTHS = (4, 8, 16)  # of the band at boundaries, in pixels of the label to each side
+INTERVAL = "number [interval]"  # a column
+OUTPUT_PIXELS = "output pixels"  # a unit: pixels of the network's output, at 1/4 of its input's resolution
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper and what the runs say of it.
+    """A claim of the paper, or a part of a gain; with the fields from `unit` on, what the runs say of it.
 
     Attributes:
-        number: of the study's list; a part of a claim has a letter.
-        measure: what `estimate` is.
-        unit: of the estimate.
-        bound: beyond which the whole interval confirms the claim: "> 0".
-        variants: whose runs it needs.
+        id: of a claim, its number in the study's list ("4a" is a part of the fourth); of a part, a word.
+        statement: what is claimed; of a part, what the gain is due to.
+        measured: a key of `MEASURES`.
+        ours, theirs: the variants that are compared, and in `outputs`, which of their outputs ("" is the final one).
+        bound: the claim is confirmed if the whole interval lies above it, or with `below`, below it.
+        kind: "claim" or "gain_part".
+        comparison: of a part, what is subtracted from what.
+        metric: the score whose difference `estimate` is: "miou", "accuracy" …; or "offsets".
+        measure: what `estimate` is, in words.
         folders: the runs that the estimate is made of.
         command: what would add the next random seed.
         missing: why there is no estimate, if there is none.
     """
 
-    number: str
-    claim: str
+    id: str
+    statement: str
     source: str
-    measure: str
-    unit: str
-    bound: str
-    estimate: Estimate
-    verdict: str
-    variants: tuple[str, ...]
+    measured: str
+    ours: str = "ovenet"
+    theirs: str = "hrnet"
+    outputs: tuple[str, str] = ("", "")
+    bound: float = 0.0
+    below: bool = False
+    kind: str = "claim"
+    comparison: str = ""
+    unit: str = ""
+    metric: str = ""
+    measure: str = ""
+    estimate: Estimate = field(default_factory=Estimate)
     folders: tuple[str, ...] = ()
     command: str = ""
     missing: str = "not run"
 
+    @property
+    def verdict(self) -> str:
+        return verdict(self.estimate, self.bound, self.below)
 
-def verdict_of(estimate: Estimate, bound: float = 0.0, below: bool = False) -> str:
-    """Confirmed if the whole interval lies above the bound (or below it), refuted if on its other side.
+    @property
+    def confirmed_if(self) -> str:
+        return f"{'<' if self.below else '>'} {self.bound:g}"
 
-    Undecided if the interval holds the bound, or is of too few seeds; not testable here without any.
+    @property
+    def interval(self) -> str:
+        """The number with its interval as printed, or why there is none."""
+        return str(self.estimate) if self.estimate.seeds else self.missing
+
+
+def verdict(estimate: Estimate, bound: float = 0.0, below: bool = False) -> str:
+    """Judge a claim: confirmed if the whole interval lies above the bound (or below it), refuted on its other side.
+
+    It is undecided if the interval holds the bound or has too few seeds, and not testable here without any seed.
     """
     if estimate.seeds == 0:
         return "not testable here"
@@ -70,333 +92,220 @@ def verdict_of(estimate: Estimate, bound: float = 0.0, below: bool = False) -> s
     return "confirmed" if (estimate.high < bound) == below else "refuted"
 
 
-def claims(study: Study) -> list[Claim]:
-    """The twelve claims, each with its verdict, number, interval and the command that would add to it.
+# -- Measures
 
-    What the paper says of offsets and confidence at boundaries is asked there as well: most pixels are far from any.
+
+class _Measure(NamedTuple):
+    """A number that tests a claim.
+
+    Of offsets, it is a number, or its (least, most), of each run's row of `Study.analyses`, averaged over seeds. Of
+    the other metrics, it is the difference in a score over the counts that `pairs` makes of two variants' runs.
     """
-    by_seed = study.analyses()
-    near = f"the same within {NEAR_PIXELS} pixels of a boundary (bands of distance weighed by their pixels)"
 
-    def mean(
-        number: str,
-        claim: str,
-        source: str,
-        measure: str,
-        unit: str,
-        value: Callable[[Mapping], float],
-        bound: float = 0.0,
-        below: bool = False,
-    ) -> Claim:
-        estimate, seeds = _over_seeds(by_seed, value)
-        found = _claim(
-            number,
-            claim,
-            source,
-            f"{measure}; t interval over random seeds",
-            unit,
-            estimate,
-            ("ovenet",),
-            study,
-            seeds,
-            bound,
-            below,
-            OFFSET_ANALYSIS_FILE,
-        )
-        return found if seeds or not by_seed else replace(found, missing="no pixels to measure it by")
-
-    most, places = study.pairs("ovenet", "hrnet"), _near_and_far(study, "ovenet", "hrnet")
-    rates = {p: study.difference("ovenet", "hrnet", pixels=p, score=accuracy) for p in ("near", "far")}
-    return [
-        _gain("1", "OVeNet beats HRNet", "Tables 1 to 5", study, "ovenet", "hrnet"),
-        _gain("2", "OVeNet on OCR beats HRNet + OCR", "Table 1", study, "ovenet-ocr", "hrnet-ocr"),
-        _claim(
-            "3",
-            "OVeNet beats HRNet in most classes",
-            "Tables 2 and 3",
-            "share of gains among the classes whose IoU differs",
-            "%",
-            study.over([*most.values()], class_iou, share_of_gains),
-            ("ovenet", "hrnet"),
-            study,
-            most,
-            50,
-        ),
-        _claim(
-            "4a",
-            "OVeNet's gain lies mainly near boundaries",
-            "Sections 1 and 3.2",
-            f"{GAINED} within {NEAR_PIXELS} pixels of a boundary minus that further away",
-            "% of all pixels",
-            study.over([*places.values()], _gained_near),
-            ("ovenet", "hrnet"),
-            study,
-            places,
-        ),
-        _claim(
-            "4b",
-            "OVeNet's gain is larger near boundaries",
-            "Sections 1 and 3.2",
-            f"gain in pixel accuracy within {NEAR_PIXELS} pixels of a boundary ({rates['near']}) minus that further "
-            "away "
-            f"({rates['far']})",
-            "points",
-            study.over([*places.values()], _accuracy_near),
-            ("ovenet", "hrnet"),
-            study,
-            places,
-        ),
-        mean(
-            "5a",
-            "offsets do not collapse to zero",
-            "Section 3.2",
-            "median length in cells of the network's grid; a half is that up to which a pixel's own cell weighs most",
-            "cells",
-            lambda r: r["length_median"] / r["cell"],
-            0.5,
-        ),
-        mean("5b", "offsets reach beyond half a cell near boundaries", "Section 3.2", near, "cells", _near_length, 0.5),
-        mean(
-            "6a",
-            "offsets point away from the boundary, into the segment",
-            "Section 3.2",
-            "share of the seed pixels that have the pixel's label and lie deeper in it, minus that in random "
-            "directions",
-            "points",
-            lambda r: 100 * (r["seed_deeper"] - r["random_deeper"]),
-        ),
-        mean("6b", "offsets point into the segment near boundaries", "Section 3.2", near, "points", _near_deeper),
-        mean(
-            "7a",
-            "F is high where the seed pixel has the pixel's class",
-            "Section 3.3",
-            AS_KNOWN,
-            "%",
-            lambda r: 100 * np.array(r["f_right"]),
-            50,
-        ),
-        mean(
-            "7b",
-            "F is low where the seed pixel has another class",
-            "Section 3.3",
-            f"{AS_KNOWN}; below a half fusion follows the initial prediction",
-            "%",
-            lambda r: 100 * np.array(r["f_wrong"]),
-            50,
-            below=True,
-        ),
-        mean(
-            "7c",
-            "F tells right seed pixels from wrong ones",
-            "Section 3.3",
-            "what F explains of the seed pixels' labels: 1 - Brier score / that of their mean rate",
-            "%",
-            lambda r: 100 * (1 - ratio(r["brier"], r["brier_of_rate"])),
-        ),
-        mean("7d", "F tells them apart near boundaries", "Section 3.3", near, "%", _near_explained),
-        mean(
-            "7e",
-            "F tells more than how far the boundary is",
-            "Section 3.3",
-            "mean of F where the seed pixel has another class, as in 7b, minus what it would be there if F were the "
-            "same for all pixels of a band of distance",
-            "points",
-            lambda r: 100 * (np.array(r["f_wrong"]) - r["f_wrong_by_distance"]),
-            below=True,
-        ),
-        _gain("8", "the confidence loss helps", "Section 3.3", study, "ovenet", "ovenet-no-confidence-loss"),
-        _gain("9a", "tau 0.5 is better than 0.2", "Table 5", study, "ovenet", "ovenet-tau-0.2"),
-        _gain("9b", "tau 0.5 is better than 1", "Table 5", study, "ovenet", "ovenet-tau-1"),
-        _gain("10", "OHEM helps", "Table 5", study, "ovenet", "ovenet-ce"),
-        _gain("11a", "a branch from stage 4 beats one from stage 3", "Table 5", study, "ovenet", "ovenet-branch-3"),
-        _gain("11b", "joint training beats a frozen backbone", "Table 5", study, "ovenet", "ovenet-frozen"),
-        _gain("12", "fusing logits beats fusing probabilities", "Section 4.1", study, "ovenet", "ovenet-probabilities"),
-    ]
+    metric: str
+    unit: str
+    words: str
+    score: Callable
+    summary: Callable = np.asarray
+    pairs: Callable = Study.pairs
 
 
-def _near_length(row: Mapping) -> float:
-    return row["near_length_median"] / row["cell"]
-
-
-def _near_deeper(row: Mapping) -> float:
-    return 100 * (row["near_seed_deeper"] - row["near_random_deeper"])
-
-
-def _near_explained(row: Mapping) -> float:
-    return 100 * float(1 - ratio(row["near_brier"], row["near_brier_of_rate"]))
-
-
-def widths(study: Study) -> pd.DataFrame:
-    """What the claims about boundaries say of bands of other widths, all with t intervals over random seeds."""
-    asked = {
-        "5b": ("offsets reach beyond half a cell", "cells", _near_length, 0.5),
-        "6b": ("offsets point into the segment", "points", _near_deeper, 0.0),
-        "7d": ("F tells right seed pixels from wrong ones", "%", _near_explained, 0.0),
-    }
-    names = [("4a", "OVeNet's gain lies mainly there", "% of all pixels"), *((n, *a[:2]) for n, a in asked.items())]
-    found = pd.DataFrame(names, columns=["", "claim", "unit"])
-    systems = ("ovenet", "hrnet")
-    scored = set.intersection(*({*study.having(system, SCORES)} for system in systems))
-    for width in WIDTHS:
-        by_seed = study.analyses(near=width)
-        share = next((row["near_share"] for row in by_seed.values()), None)  # of the labels, which are the same for all
-        seeds = [seed for seed in study.pairs(*systems) if seed in scored and share is not None]
-        gains = [_gained_within(width, share, *(study.runs(system)[seed] for system in systems)) for seed in seeds]
-        estimates = [(t_interval(gains), 0.0), *((_over_seeds(by_seed, a[2])[0], a[3]) for a in asked.values())]
-        found[f"within {width} pixels"] = [
-            f"{estimate}: {verdict_of(estimate, bound)}" for estimate, bound in estimates
-        ]
-    return found
-
-
-def _gained_within(width: int, share: float, ours: Run, theirs: Run) -> float:
-    """Hits within some pixels of a boundary minus those further away, in % of all pixels: gain of a run over another.
-
-    Args:
-        share: of such pixels in all.
-    """
-    gained = []
-    for run in (ours, theirs):
-        with readable(run.folder / SCORES, "04_evaluation"):
-            found = json.loads((run.folder / SCORES).read_text())["metrics"][run.answer]
-            near = share * found["boundaries"]["trimap"][str(width)]["pixel_accuracy"]
-            gained.append(100 * (2 * near - found["pixel_accuracy"]))
-    return gained[0] - gained[1]
-
-
-def gain_decomposition(study: Study) -> list[Claim]:
-    """What a gain of OVeNet is made of, and the controls that the paper does not have."""
-    parts = {
-        "of fusion itself": ("S_f minus S_i of the same network", ("ovenet", "ovenet"), ("S_f", "S_i")),
-        "of the seed pixels alone": ("S_s minus S_i of the same network", ("ovenet", "ovenet"), ("S_s", "S_i")),
-        "of joint training": ("S_i of OVeNet minus HRNet", ("ovenet", "hrnet"), ("S_i", "S_i")),
-        "of the loss's weight": ("HRNet with twice the loss minus HRNet", ("hrnet-double-loss", "hrnet"), ("", "")),
-        "of parameters alone": ("HRNet as large as OVeNet minus HRNet", ("hrnet-wide", "hrnet"), ("", "")),
-        "over twice the loss": ("OVeNet minus HRNet with twice the loss", ("ovenet", "hrnet-double-loss"), ("", "")),
-        "over as many parameters": ("OVeNet minus HRNet as large as it", ("ovenet", "hrnet-wide"), ("", "")),
-    }
-    made = [
-        _claim(
-            "",
-            name,
-            "ours",
-            f"mIoU: {what}",
-            "points",
-            study.difference(*variants, outputs),
-            variants,
-            study,
-            study.pairs(*variants, outputs),
-        )
-        for name, (what, variants, outputs) in parts.items()
-    ]
-    places = _near_and_far(study, "ovenet", "ovenet", ("S_f", "S_i"))
-    of_places = _claim(
-        "",
-        "of fusion, near boundaries",
-        "ours",
-        f"{GAINED} by fusion within {NEAR_PIXELS} pixels of a boundary minus that further away",
-        "% of all pixels",
-        study.over([*places.values()], _gained_near),
-        ("ovenet",),
-        study,
-        places,
-    )
-    return [*made[:1], of_places, *made[1:]]
-
-
-def table(found: Sequence[Claim]) -> pd.DataFrame:
-    """One row per claim, as printed."""
-    rows = [
-        {
-            "": c.number,
-            "claim": c.claim,
-            "source": c.source,
-            "unit": c.unit,
-            "confirmed if": c.bound,
-            "verdict": c.verdict,
-            "number [interval]": str(c.estimate) if c.estimate.seeds else c.missing,
-            "seeds": c.estimate.seeds,
-            "measure": c.measure,
-            "runs": " ".join(c.folders),
-            NEXT: c.command,
-        }
-        for c in found
-    ]
-    return pd.DataFrame(rows)
-
-
-def _over_seeds(by_seed: Mapping[int, Mapping], value: Callable[[Mapping], float]) -> tuple[Estimate, list[int]]:
-    """The mean over random seeds of a number, or of its (least, most), of each run's analysis; and of which seeds."""
-    ends = {seed: np.broadcast_to(np.asarray(value(row), float), 2).tolist() for seed, row in by_seed.items()}
-    ends = {seed: pair for seed, pair in ends.items() if not np.isnan(pair).any()}
-    return interval_hull([low for low, _ in ends.values()], [high for _, high in ends.values()]), [*ends]
-
-
-def _near_and_far(
-    study: Study, one: str, other: str, outputs: tuple[str, str] = ("", "")
-) -> dict[int, tuple[ClassCounts, ClassCounts]]:
-    """By seed, the runs of two variants, the tallies of pixels near boundaries and of those far away side by side."""
-    near, far = (study.pairs(one, other, outputs, pixels) for pixels in ("near", "far"))
-    return {
-        seed: tuple(np.concatenate(parts, axis=2) for parts in zip(near[seed], far[seed], strict=True)) for seed in near
-    }
-
-
-def _gained_near(sums: np.ndarray) -> np.ndarray:
-    """Hits near boundaries minus those far away, in % of all pixels."""
+def _hits_near_minus_far(sums: np.ndarray) -> np.ndarray:
+    """Subtract the hits far from boundaries from those near them, in % of all pixels."""
     (near, far), pixels = np.split(sums[:, 0], 2, axis=1), sums[:, 1].sum(1)
     return 100 * ratio(near.sum(1) - far.sum(1), pixels)
 
 
-def _accuracy_near(sums: np.ndarray) -> np.ndarray:
+def _accuracy_near_minus_far(sums: np.ndarray) -> np.ndarray:
     near, far = np.split(sums, 2, axis=2)
     return accuracy(near) - accuracy(far)
 
 
-def _gain(number: str, claim: str, source: str, study: Study, one: str, other: str) -> Claim:
-    measure = "mIoU gain, paired by random seed; interval over images (bootstrap) and random seeds (Student's t)"
-    return _claim(
-        number,
-        claim,
-        source,
-        measure,
-        "points",
-        study.difference(one, other),
-        (one, other),
-        study,
-        study.pairs(one, other),
-    )
+_AT = f"within {NEAR_PIXELS} pixels of a boundary"
+_GAIN = "mIoU gain, paired by random seed; interval over images (bootstrap) and random seeds (Student's t)"
+_CLASSES = "share of gains among the classes whose IoU differs"
+_HITS = f"pixels that become right minus those that become wrong, {_AT} minus that further away"
+_ACCURACY = f"gain in pixel accuracy {_AT} ({{near}}) minus that further away ({{far}})"
+_NEAR = f"the same {_AT} (bands of distance weighted by their pixels)"
+_LENGTH = "median length; up to a half, the output pixel that an offset starts from weighs most"
+_DEEPER = "share of the seed pixels that have the pixel's label and lie deeper in it, minus that in random directions"
+_F = "mean of F there; the middle, where a run notes only its least and most"
+_FOLLOWS = f"{_F}; below a half fusion follows the initial prediction"
+_EXPLAINED = "what F explains of the seed pixels' labels: 1 - Brier score / Brier score of their mean rate"
+_BEYOND = (
+    "mean of F where the seed pixel has another class, as in 7b, minus what it would be there if F were the same for "
+    "all pixels of a band of distance"
+)
+MEASURES: dict[str, _Measure] = {
+    "gain": _Measure("miou", "points", _GAIN, miou),
+    "part": _Measure("miou", "points", "mIoU: {comparison}", miou),
+    "classes": _Measure("iou", "%", _CLASSES, iou_percent, share_of_gains),
+    "hits": _Measure("hits", "% of all pixels", _HITS, _hits_near_minus_far, pairs=Study.pairs_near_and_far),
+    "accuracy": _Measure("accuracy", "points", _ACCURACY, _accuracy_near_minus_far, pairs=Study.pairs_near_and_far),
+    "length": _Measure("offsets", OUTPUT_PIXELS, _LENGTH, lambda r: r["length_median"] / r["output_pixel"]),
+    "near_length": _Measure("offsets", OUTPUT_PIXELS, _NEAR, lambda r: r["near_length_median"] / r["output_pixel"]),
+    "deeper": _Measure("offsets", "points", _DEEPER, lambda r: 100 * (r["seed_deeper"] - r["random_deeper"])),
+    "near_deeper": _Measure(
+        "offsets", "points", _NEAR, lambda r: 100 * (r["near_seed_deeper"] - r["near_random_deeper"])
+    ),
+    "f_right": _Measure("offsets", "%", _F, lambda r: 100 * np.array(r["f_right"])),
+    "f_wrong": _Measure("offsets", "%", _FOLLOWS, lambda r: 100 * np.array(r["f_wrong"])),
+    "explained": _Measure("offsets", "%", _EXPLAINED, lambda r: 100 * (1 - ratio(r["brier"], r["brier_of_rate"]))),
+    "near_explained": _Measure(
+        "offsets", "%", _NEAR, lambda r: 100 * (1 - ratio(r["near_brier"], r["near_brier_of_rate"]))
+    ),
+    "beyond": _Measure(
+        "offsets", "points", _BEYOND, lambda r: 100 * (np.array(r["f_wrong"]) - r["f_wrong_by_distance"])
+    ),
+}
+
+# -- The list
 
 
-def _claim(
-    number: str,
-    claim: str,
-    source: str,
-    measure: str,
-    unit: str,
-    estimate: Estimate,
-    variants: tuple[str, ...],
-    study: Study,
-    seeds: Iterable[int],
-    bound: float = 0.0,
-    below: bool = False,
-    file: str = IMAGE_COUNTS_FILE,
+def _part(
+    id_: str, statement: str, ours: str, theirs: str, comparison: str, outputs=("", ""), measured="part"
 ) -> Claim:
-    """The claim with its verdict, the runs behind it, and the command that would add the next seed of its systems.
+    return Claim(id_, statement, "ours", measured, ours, theirs, outputs, kind="gain_part", comparison=comparison)
+
+
+CLAIMS = (
+    Claim("1", "OVeNet beats HRNet", "Tables 1 to 5", "gain"),
+    Claim("2", "OVeNet on OCR beats HRNet + OCR", "Table 1", "gain", "ovenet-ocr", "hrnet-ocr"),
+    Claim("3", "OVeNet beats HRNet in most classes", "Tables 2 and 3", "classes", bound=50),
+    Claim("4a", "OVeNet's gain lies mainly near boundaries", "Sections 1 and 3.2", "hits"),
+    Claim("4b", "OVeNet's gain is larger near boundaries", "Sections 1 and 3.2", "accuracy"),
+    Claim("5a", "offsets do not collapse to zero", "Section 3.2", "length", bound=0.5),
+    Claim("5b", "offsets reach beyond half an output pixel near boundaries", "Section 3.2", "near_length", bound=0.5),
+    Claim("6a", "offsets point away from the boundary, into the segment", "Section 3.2", "deeper"),
+    Claim("6b", "offsets point into the segment near boundaries", "Section 3.2", "near_deeper"),
+    Claim("7a", "F is high where the seed pixel has the pixel's class", "Section 3.3", "f_right", bound=50),
+    Claim("7b", "F is low where the seed pixel has another class", "Section 3.3", "f_wrong", bound=50, below=True),
+    Claim("7c", "F tells right seed pixels from wrong ones", "Section 3.3", "explained"),
+    Claim("7d", "F tells them apart near boundaries", "Section 3.3", "near_explained"),
+    Claim("7e", "F tells more than how far the boundary is", "Section 3.3", "beyond", below=True),
+    Claim("8", "the confidence loss helps", "Section 3.3", "gain", theirs="ovenet-no-confidence-loss"),
+    Claim("9a", "tau 0.5 is better than 0.2", "Table 5", "gain", theirs="ovenet-tau-0.2"),
+    Claim("9b", "tau 0.5 is better than 1", "Table 5", "gain", theirs="ovenet-tau-1"),
+    Claim("10", "OHEM helps", "Table 5", "gain", theirs="ovenet-ce"),
+    Claim("11a", "a branch from stage 4 beats one from stage 3", "Table 5", "gain", theirs="ovenet-branch-3"),
+    Claim("11b", "joint training beats a frozen backbone", "Table 5", "gain", theirs="ovenet-frozen"),
+    Claim("12", "fusing logits beats fusing probabilities", "Section 4.1", "gain", theirs="ovenet-probabilities"),
+)
+_OWN, _SAME = ("S_f", "S_i"), "of the same network"
+GAIN_PARTS = (
+    _part("fusion", "of fusion itself", "ovenet", "ovenet", f"S_f minus S_i {_SAME}", _OWN),
+    _part("fusion_near", "of fusion, near boundaries", "ovenet", "ovenet", f"S_f minus S_i {_SAME}", _OWN, "hits"),
+    _part("seeds", "of the seed pixels alone", "ovenet", "ovenet", f"S_s minus S_i {_SAME}", ("S_s", "S_i")),
+    _part("joint_training", "of joint training", "ovenet", "hrnet", "S_i of OVeNet minus HRNet", ("S_i", "S_i")),
+    _part("loss", "of the loss's weight", "hrnet-double-loss", "hrnet", "HRNet with twice the loss minus HRNet"),
+    _part("size", "of parameters alone", "hrnet-wide", "hrnet", "HRNet as large as OVeNet minus HRNet"),
+    _part("over_loss", "over twice the loss", "ovenet", "hrnet-double-loss", "OVeNet minus HRNet with twice the loss"),
+    _part("over_size", "over as many parameters", "ovenet", "hrnet-wide", "OVeNet minus HRNet as large as it"),
+)
+
+
+def claims(study: Study) -> list[Claim]:
+    """Test the twelve claims: each gets its number, interval, verdict and the command that would add to it."""
+    analyses = study.analyses()
+    return [_test(claim, study, analyses) for claim in CLAIMS]
+
+
+def gain_decomposition(study: Study) -> list[Claim]:
+    """Measure the parts of a gain of OVeNet, and the controls that the paper does not have."""
+    return [_test(part, study, {}) for part in GAIN_PARTS]
+
+
+def _test(claim: Claim, study: Study, analyses: Mapping[int, Mapping]) -> Claim:
+    measure, words, missing = MEASURES[claim.measured], {"comparison": claim.comparison}, ""
+    if measure.metric == "offsets":
+        variants, file = [claim.ours], OFFSET_ANALYSIS_FILE
+        estimate, seeds = _mean_over_seeds(analyses, measure.score)
+        missing = "no pixels to measure it by" if analyses and not seeds else ""
+    else:
+        variants, file = [claim.ours, claim.theirs], IMAGE_COUNTS_FILE
+        seeds = measure.pairs(study, *variants, claim.outputs)
+        estimate = study.estimate(seeds, measure.score, measure.summary)
+        if measure.metric == "accuracy":
+            words |= {p: study.difference(*variants, pixels=p, score=accuracy) for p in ("near", "far")}
+    folders, command, why = _provenance(study, dict.fromkeys(variants), seeds, file)
+    measured = {"unit": measure.unit, "metric": measure.metric, "measure": measure.words.format_map(words)}
+    origin = {"folders": folders, "command": command, "missing": missing or why}
+    return replace(claim, estimate=estimate, **measured, **origin)
+
+
+def _mean_over_seeds(analyses: Mapping[int, Mapping], value: Callable[[Mapping], float]) -> tuple[Estimate, list[int]]:
+    """Average a number, or its (least, most), over the seeds that have it; return the estimate and these seeds."""
+    bounds = {seed: np.broadcast_to(np.asarray(value(row), float), 2).tolist() for seed, row in analyses.items()}
+    bounds = {seed: pair for seed, pair in bounds.items() if not np.isnan(pair).any()}
+    return interval_hull([low for low, _ in bounds.values()], [high for _, high in bounds.values()]), [*bounds]
+
+
+def _provenance(
+    study: Study, variants: Iterable[str], seeds: Iterable[int], file: str
+) -> tuple[tuple[str, ...], str, str]:
+    """Return the folders behind an estimate, the command that would add a seed, and why there may be no estimate.
 
     Args:
-        seeds: those that the estimate is made of.
-        file: what a run has to have for it.
+        seeds: of the estimate.
+        file: what a run must have in its folder to be part of it.
     """
-    names, seeds = list(dict.fromkeys(variants)), sorted(seeds)
-    every = [study.runs(name) for name in names]
-    folders = tuple(str(runs[seed].folder) for runs in every for seed in seeds)
-    # A second run of a seed would not count: of a system whose run has no such file, another seed is needed; of one
-    # whose run has it, none.
-    taken = {seed for name in names for seed in study.runs(name).keys() - study.having(name, file).keys()}
+    runs, seeds = {name: study.runs(name) for name in variants}, sorted(seeds)
+    folders = tuple(str(by_seed[seed].folder) for by_seed in runs.values() for seed in seeds)
+    # A second run of a seed would not count. A system whose run lacks the file needs another seed; one whose run has
+    # it needs none.
+    taken = {seed for name in runs for seed in runs[name].keys() - study.runs_with_file(name, file).keys()}
     seed = min(set(range(100)) - {*seeds} - taken)
-    wanted = [name for name, runs in zip(names, every, strict=True) if seed not in runs] or names
-    command = command_for(f"{study.scale}/{wanted[0]}", seed=seed, beside=",".join(wanted[1:]))
-    missing = "not scored" if set.intersection(*({*runs} for runs in every)) else "not run"
-    beyond, verdict = f"{'<' if below else '>'} {bound:g}", verdict_of(estimate, bound, below)
-    return Claim(number, claim, source, measure, unit, beyond, estimate, verdict, variants, folders, command, missing)
+    wanted = [name for name in runs if seed not in runs[name]] or [*runs]
+    command = command_for(f"{study.protocol}/{wanted[0]}", seed=seed, beside=",".join(wanted[1:]))
+    return folders, command, "not scored" if set.intersection(*map(set, runs.values())) else "not run"
+
+
+# -- Tables
+
+
+def tested_table(tested: Sequence[Claim], kind: str = "claim") -> pd.DataFrame:
+    """Make a table with one row for each claim, or for each part of a gain (`kind` "gain_part")."""
+    rows = [
+        {"": c.id, "claim": c.statement, "source": c.source, "unit": c.unit, "confirmed if": c.confirmed_if}
+        | {"verdict": c.verdict, INTERVAL: c.interval, "seeds": c.estimate.seeds, "measure": c.measure}
+        | {"runs": " ".join(c.folders), NEXT_SEED_COMMAND: c.command}
+        for c in tested
+        if c.kind == kind
+    ]
+    table = pd.DataFrame(rows)
+    if kind == "claim":
+        return table
+    return table.drop(columns=["", "source", "confirmed if", "verdict"]).rename(columns={"claim": "part"})
+
+
+def band_width_table(study: Study) -> pd.DataFrame:
+    """Make a table of what the claims about boundaries say at other widths, with t intervals over random seeds."""
+    by_id = {claim.id: claim for claim in CLAIMS}
+    offsets = [by_id[id_] for id_ in ("5b", "6b", "7d")]
+    rows = [[c.id, c.statement, MEASURES[c.measured].unit] for c in (by_id["4a"], *offsets)]
+    table = pd.DataFrame(rows, columns=["", "claim", "unit"])
+    systems = ("ovenet", "hrnet")
+    scored = set.intersection(*({*study.runs_with_file(system, EVALUATION_FILE)} for system in systems))
+    for width in BAND_WIDTHS:
+        analyses = study.analyses(near=width)
+        share = next((row["near_share"] for row in analyses.values()), None)  # of the labels, so the same for all runs
+        seeds = [seed for seed in study.pairs("ovenet", "hrnet") if seed in scored and share is not None]
+        hits = [[_hits_within(width, share, study.runs(system)[s]) for system in systems] for s in seeds]
+        estimates = [t_interval([ours - theirs for ours, theirs in hits])]
+        estimates += [_mean_over_seeds(analyses, MEASURES[c.measured].score)[0] for c in offsets]
+        bounds = [0.0, *(c.bound for c in offsets)]
+        judged = [f"{estimate}: {verdict(estimate, bound)}" for estimate, bound in zip(estimates, bounds, strict=True)]
+        table[f"within {width} pixels"] = judged
+    return table
+
+
+def _hits_within(width: int, share: float, run: Run) -> float:
+    """Return a run's hits within `width` pixels of a boundary minus those further away, in % of all pixels.
+
+    Args:
+        share: of the pixels within that width in all.
+    """
+    with readable(run.folder / EVALUATION_FILE, "04_evaluation"):
+        scores = json.loads((run.folder / EVALUATION_FILE).read_text())["metrics"][run.final_output]
+        near = share * scores["boundaries"]["trimap"][str(width)]["pixel_accuracy"]
+        return 100 * (2 * near - scores["pixel_accuracy"])

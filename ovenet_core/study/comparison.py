@@ -1,6 +1,5 @@
-"""Paired differences between the systems of the study, with intervals, from the runs of one scale."""
+"""Paired differences between the systems of the study, with intervals, from the runs of one protocol."""
 
-import difflib
 import json
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,144 +12,144 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ovenet_core.data import CAMERA_SIZES, SegmentationDataset, get_dataset
-from ovenet_core.evaluation import BANDS, NEAR_PIXELS, OUTPUT_STRIDE, ratio
+from ovenet_core.data import SegmentationDataset, get_dataset
+from ovenet_core.evaluation import BANDS, NEAR_PIXELS, ratio
+from ovenet_core.layers import OUTPUT_STRIDE
 from ovenet_core.study.offset_analysis import DISTANCES
-from ovenet_core.study.results import Run, RunSelection
+from ovenet_core.study.results import IMAGE_COUNTS_FILE, OFFSET_ANALYSIS_FILE, Run, RunSelection
 from ovenet_core.study.statistics import ClassCounts, Estimate, Score, miou, paired_difference
 from ovenet_core.training import PROTOCOLS, Experiment
+from ovenet_core.utils import ConfigError, RunError, right_name
 
-IMAGE_COUNTS_FILE = "images.csv.gz"  # what 04_evaluation counted of each image
-OFFSET_ANALYSIS_FILE = "offset_analysis.json"  # what 08_offset_analysis found
-
-
-# -- Runs with what was counted of each image
+EVALUATION_FILE = "evaluation.json"  # left by 04_evaluation: all scores
+Pairs = dict[int, tuple[ClassCounts, ClassCounts]]
 
 
 @dataclass(frozen=True)
 class Study:
-    """The runs of one scale, with the scores of each image (`04_evaluation`) and offsets (`08_offset_analysis`)."""
+    """The runs of one protocol, with the counts of each image (`04_evaluation`) and offsets (`08_offset_analysis`)."""
 
-    scale: str
-    found: RunSelection
+    protocol: str
+    selection: RunSelection
 
     def __post_init__(self):
-        if self.scale not in PROTOCOLS:
-            near = difflib.get_close_matches(self.scale, list(PROTOCOLS), n=1, cutoff=0)[0]
-            raise ValueError(f"scale is {self.scale!r}; expected one of {', '.join(PROTOCOLS)}; did you mean {near!r}?")
+        if self.protocol not in PROTOCOLS:
+            expected = right_name(self.protocol, PROTOCOLS)
+            raise ConfigError("protocol", repr(self.protocol), expected, "correct the name")
 
     @cached_property
-    def data(self) -> SegmentationDataset:
-        return get_dataset(PROTOCOLS[self.scale][0].benchmark)
+    def dataset(self) -> SegmentationDataset:
+        return get_dataset(PROTOCOLS[self.protocol][0].benchmark)
 
     def runs(self, variant: str) -> dict[int, Run]:
-        """The counted runs of a variant, by seed."""
-        return self.found.by_preset.get(f"{self.scale}/{variant}", {})
+        """Return the counted runs of a variant, by seed."""
+        return self.selection.by_preset.get(f"{self.protocol}/{variant}", {})
 
-    def having(self, variant: str, file: str = IMAGE_COUNTS_FILE) -> dict[int, Run]:
-        """Those of them that have a file, by default the one of `04_evaluation`."""
+    def runs_with_file(self, variant: str, file: str = IMAGE_COUNTS_FILE) -> dict[int, Run]:
+        """Return the counted runs of a variant whose folder has a file, by seed."""
         return {seed: run for seed, run in self.runs(variant).items() if (run.folder / file).exists()}
 
-    def tallies(self, run: Run, output: str = "", pixels: str = "pixels") -> tuple[list[str], ClassCounts]:
-        """Names of images, and the tallies of an output, by default the answer: of all pixels, `near` or `far`.
+    def class_counts(self, run: Run, output: str = "", pixels: str = "pixels") -> tuple[list[str], ClassCounts]:
+        """Return the names of images, and the class counts of an output: of all pixels, of the `near` or `far` ones.
 
-        Nothing of an output that the file has not, or where there is no file.
+        Both are empty where the file is not there or lacks the output. Without `output`, it is the final prediction.
 
         Raises:
-            ValueError: they are not those of the run's own scores, but of other weights, another split or other scales.
+            RunError: the file is damaged, or its mIoU is not the run's: other weights, another split, other scales.
         """
-        output = output or run.answer
+        output = output or run.final_output
         path = run.folder / IMAGE_COUNTS_FILE
-        every = {}
+        by_output = {}
         if path.exists():
             with readable(path, "04_evaluation"):
-                every = _tallies(path, path.stat().st_mtime_ns, self.data.num_classes)
-        names, made = every.get((output, pixels), ([], np.zeros((0, 3, self.data.num_classes))))
+                by_output = _read_class_counts(path, path.stat().st_mtime_ns, self.dataset.num_classes)
+        names, counts = by_output.get((output, pixels), ([], np.zeros((0, 3, self.dataset.num_classes))))
         if names and pixels == "pixels":
-            found, own = float(miou(made.sum(0, keepdims=True))[0]), run.score("miou", output=output)
-            if not abs(found - own) < 0.1:  # points; another device or precision changes single pixels
-                raise ValueError(
-                    f"{run.folder / IMAGE_COUNTS_FILE}: mIoU of {output} {found:.2f}%, in result.json {own:.2f}%; "
-                    "run 04_evaluation of this run again, at one scale, on the split of result.json"
-                )
-        return names, made
+            counted, own = float(miou(counts.sum(0, keepdims=True))[0]), run.score("miou", output=output)
+            if not abs(counted - own) < 0.1:  # points; another device or precision changes single pixels
+                expected = f"{own:.2f}% as in result.json"
+                fix = "run 04_evaluation of this run again, at one scale, on the split of result.json"
+                raise RunError(path, f"mIoU of {output} {counted:.2f}%", expected, fix)
+        return names, counts
 
-    def pairs(
-        self, one: str, other: str, outputs: tuple[str, str] = ("", ""), pixels: str = "pixels"
-    ) -> dict[int, tuple[ClassCounts, ClassCounts]]:
-        """By seed, the tallies of two variants' runs that were scored on the same images, these in the same order."""
+    def pairs(self, one: str, other: str, outputs: tuple[str, str] = ("", ""), pixels: str = "pixels") -> Pairs:
+        """Return by seed the class counts of two variants' runs that were scored on the same images."""
         ours, theirs = self.runs(one), self.runs(other)
-        made = {}
+        pairs = {}
         for seed in sorted(ours.keys() & theirs.keys()):
-            names, one_made = self.tallies(ours[seed], outputs[0], pixels)
-            other_names, other_made = self.tallies(theirs[seed], outputs[1], pixels)
+            names, counts = self.class_counts(ours[seed], outputs[0], pixels)
+            other_names, other_counts = self.class_counts(theirs[seed], outputs[1], pixels)
             if names and names == other_names:
-                made[seed] = one_made, other_made
-        return made
+                pairs[seed] = counts, other_counts
+        return pairs
+
+    def pairs_near_and_far(self, one: str, other: str, outputs: tuple[str, str] = ("", "")) -> Pairs:
+        """Return `pairs` with the counts near boundaries and those far away side by side, along the classes."""
+        near, far = (self.pairs(one, other, outputs, pixels) for pixels in ("near", "far"))
+        return {
+            seed: tuple(np.concatenate(parts, axis=2) for parts in zip(near[seed], far[seed], strict=True))
+            for seed in near
+        }
 
     def difference(
         self, one: str, other: str, outputs: tuple[str, str] = ("", ""), pixels: str = "pixels", score: Score = miou
     ) -> Estimate:
-        """`paired_difference` of two variants, or of two outputs of one."""
-        return self.over([*self.pairs(one, other, outputs, pixels).values()], score)
+        """Estimate the `paired_difference` of two variants, or of two outputs of one variant."""
+        return self.estimate(self.pairs(one, other, outputs, pixels), score)
 
-    def over(
-        self, pairs: Sequence[tuple[ClassCounts, ClassCounts]], score: Score, summary: Score = np.asarray
-    ) -> Estimate:
-        """`paired_difference` of pairs of runs on this scale's images."""
-        return paired_difference(pairs, score, summary, alike=self.data.frames_alike)
+    def estimate(self, pairs: Pairs, score: Score, summary: Score = np.asarray) -> Estimate:
+        """Estimate the `paired_difference` of pairs of runs on this protocol's images."""
+        return paired_difference([*pairs.values()], score, summary, block_length=self.dataset.block_length)
 
     def analyses(self, variant: str = "ovenet", near: int = NEAR_PIXELS) -> dict[int, dict[str, Any]]:
-        """By seed, what `08_offset_analysis` found of the runs of a variant: the row of all pixels, by name.
+        """Return by seed what `08_offset_analysis` found of the runs of a variant: its row of all pixels, by name.
 
-        Beside it the same of the pixels within `near` of a boundary, one of `BANDS` (`near_…`), and the share of such
+        Further names: the same of the pixels within `near` of a boundary, one of `BANDS` (`near_…`); the share of such
         pixels (`near_share`); `f_right` and `f_wrong`, the mean of F where the seed has the pixel's label and where it
-        has not, each as (least, most); `f_wrong_by_distance`, what the latter would be if F were alike for all pixels
-        of a band of distance; and `cell`, the side of a cell of the network's grid in pixels of the label. NaN where no
-        pixel has the number.
+        has not, each as (least, most); `f_wrong_by_distance`, what the latter would be if F were the same for all
+        pixels of a band of distance; `output_pixel`, the side of a pixel of the network's output in pixels of the
+        label. NaN where no pixel has the number.
+
+        Raises:
+            RunError: the file is damaged, or of another split.
         """
         rows = {}
-        for seed, run in self.having(variant, OFFSET_ANALYSIS_FILE).items():
+        for seed, run in self.runs_with_file(variant, OFFSET_ANALYSIS_FILE).items():
             path = run.folder / OFFSET_ANALYSIS_FILE
             with readable(path, "08_offset_analysis"):
                 split = (analysis := json.loads(path.read_text())).get("split")
             if split != run.result["split"]:
-                raise ValueError(
-                    f"{path}: of the split {split!r}, the run's is {run.result['split']!r}; run "
-                    "08_offset_analysis on that split again"
-                )
+                expected, fix = repr(run.result["split"]), "run 08_offset_analysis of this run again, on that split"
+                raise RunError(path, f"the split {split!r}", expected, fix)
             with readable(path, "08_offset_analysis"):
-                found = analysis["offset_analysis"]
-                table = [row for row in found["table"] if row["condition"] == "all"]
-                row = next(row for row in table if row["by"] == "all") | _by_distance(table, near)
-                row |= _confidence_by_truth(row, found["reliability"]) | {"cell": _cell(run.experiment)}
+                table = [row for row in analysis["offset_analysis"]["table"] if row["condition"] == "all"]
+                whole, *_ = (row for row in table if row["by"] == "all")
+                row = whole | _summarize_bands(table, near)
+                row |= {name: tuple(row[name] or (np.nan, np.nan)) for name in ("f_right", "f_wrong")}
+                row |= {"output_pixel": _output_pixel(run.experiment)}
                 rows[seed] = {name: np.nan if value is None else value for name, value in row.items()}
         return rows
 
 
 @contextmanager
 def readable(path: Path, notebook: str) -> Iterator[None]:
-    """ValueError with the file and the remedy, where what a notebook left cannot be read."""
+    """Raise a RunError with the file and the remedy, where what a notebook left cannot be read."""
     try:
         yield
-    except (OSError, EOFError, zlib.error, LookupError, StopIteration, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path}: damaged, or of another dataset ({error!r}); run {notebook} of this run again"
-        ) from error
+    except (OSError, EOFError, zlib.error, LookupError, AttributeError, TypeError, ValueError) as error:
+        expected = f"a whole file of {notebook}, of the run's dataset"
+        raise RunError(path, repr(error), expected, f"run {notebook} of this run again") from error
 
 
-def _by_distance(table: Sequence[Mapping[str, Any]], within: int) -> dict[str, float]:
-    """Means over bands of distance: of those `within` pixels of a boundary; and, of all, of F at wrong seeds."""
+def _summarize_bands(table: Sequence[Mapping[str, Any]], within: int) -> dict[str, float]:
+    """Average over the bands of distance `within` pixels of a boundary; and over all of them, F at wrong seeds."""
     bands = [row for row in table if row["by"] == "distance" and row["pixels"]]
     near = [row for row in bands if row["group"] in DISTANCES[: BANDS.index(within) + 1]]
-    wrong = [
-        row | {"pixels": row["pixels"] * (1 - row["seed_has_label"])}
-        for row in bands
-        if row["seed_has_label"] is not None
-    ]
+    known = [row for row in bands if row["seed_has_label"] is not None]
+    wrong = [row | {"pixels": row["pixels"] * (1 - row["seed_has_label"])} for row in known]
 
     def mean(name: str, rows: Sequence[Mapping[str, Any]]) -> float:
-        """Over the bands that have the number, weighed by their pixels."""
+        """Average over the bands that have the number, weighted by their pixels."""
         values, pixels = (np.array([row[key] for row in rows], float) for key in (name, "pixels"))
         known = ~np.isnan(values)
         return float(ratio(pixels[known] @ values[known], pixels[known].sum()))
@@ -164,50 +163,29 @@ def _by_distance(table: Sequence[Mapping[str, Any]], within: int) -> dict[str, f
     }
 
 
-def _confidence_by_truth(
-    row: Mapping[str, Any], reliability: Sequence[Mapping[str, Any]]
-) -> dict[str, tuple[float, float]]:
-    """The mean of F over the pixels whose seed has their label, and over the others: the least and the most it may be.
-
-    Older files have neither, but the Brier score, which is the mean of F² - 2 F s + s (s is 1 where the seed has the
-    pixel's label), and bins of F. These bound the sum of F², and so that of F s: F is spread least in a bin where all
-    have its mean, most where all are at its ends.
-    """
-    if "f_wrong" in row:
-        return {name: (np.nan if row[name] is None else row[name],) * 2 for name in ("f_right", "f_wrong")}
-    pixels, f, rate = (np.array([b[name] or 0 for b in reliability]) for name in ("pixels", "confidence", "rate"))
-    low, high = np.arange(len(f)) / len(f), np.arange(1, len(f) + 1) / len(f)
-    squares = np.array([pixels @ f**2, pixels @ (f * (low + high) - low * high)])
-    count, right = pixels.sum(), pixels @ rate
-    of_right = (squares + right - (row["brier"] or 0) * count) / 2
-    return {
-        "f_right": tuple(ratio(of_right, np.full(2, right))),
-        "f_wrong": tuple(ratio(pixels @ f - of_right, np.full(2, count - right)))[::-1],
-    }
-
-
-def _cell(experiment: Experiment) -> float:
+def _output_pixel(experiment: Experiment) -> float:
+    """Return the side of a pixel of the network's output, in pixels of the label; NaN where no size is known."""
     if experiment.image_size is None:
         return OUTPUT_STRIDE
-    height, _ = CAMERA_SIZES.get(experiment.benchmark, (np.nan, np.nan))  # of other cameras it is not known here
+    height, _ = get_dataset(experiment.benchmark).image_size or (np.nan, np.nan)
     return OUTPUT_STRIDE * height / experiment.image_size[0]
 
 
 @lru_cache(maxsize=512)
-def _tallies(path: Path, changed: int, classes: int) -> dict[tuple[str, str], tuple[list[str], ClassCounts]]:
-    """By output and pixels, the names and tallies of a file: read once as long as it is not changed; not to be written
-    to. The names are sorted."""
-    counts = pd.read_csv(path, dtype={"image": str}, keep_default_na=False)  # a name may be 001, or NA
-    counts["far"] = counts["pixels"] - counts["near"]
-    made = {}
-    for output, rows in counts.groupby("output"):
-        images, names = pd.factorize(rows["image"], sort=True)
-        label, prediction = rows["label"].to_numpy(), rows["prediction"].to_numpy()
+def _read_class_counts(path: Path, changed: int, classes: int) -> dict[tuple[str, str], tuple[list[str], ClassCounts]]:
+    """Read a file of counts: by output and pixels, the sorted names of images and their class counts (not to be
+    written to). A file is read again only when the time of its last change, `changed`, is another."""
+    rows = pd.read_csv(path, dtype={"image": str}, keep_default_na=False)  # a name may be 001, or NA
+    rows["far"] = rows["pixels"] - rows["near"]
+    by_output = {}
+    for output, group in rows.groupby("output"):
+        images, names = pd.factorize(group["image"], sort=True)
+        label, prediction = group["label"].to_numpy(), group["prediction"].to_numpy()
         hit = label == prediction
         for pixels in ("pixels", "near", "far"):
-            number, tallies = rows[pixels].to_numpy(float), np.zeros((len(names), 3, classes))
-            np.add.at(tallies[:, 0], (images[hit], label[hit]), number[hit])
-            np.add.at(tallies[:, 1], (images, label), number)
-            np.add.at(tallies[:, 2], (images, prediction), number)
-            made[output, pixels] = list(names), tallies
-    return made
+            number, counts = group[pixels].to_numpy(float), np.zeros((len(names), 3, classes))
+            np.add.at(counts[:, 0], (images[hit], label[hit]), number[hit])
+            np.add.at(counts[:, 1], (images, label), number)
+            np.add.at(counts[:, 2], (images, prediction), number)
+            by_output[output, pixels] = list(names), counts
+    return by_output

@@ -1,103 +1,87 @@
-"""Grids: scales x variants x seeds. Each cell is one run of notebook 02 in a folder of its own.
+"""Grids: protocols x variants x seeds. Each grid run is one run of notebook 02 in a folder of its own.
 
-A cell is done if its folder holds a valid `result.json`, and by nothing else. `workflow/Snakefile` runs the others.
+A grid run is done if its folder holds a valid `result.json`, and by nothing else. `workflow/Snakefile` runs the others.
 """
 
-import difflib
 import itertools
 import json
 import shutil
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 import yaml
+from pydantic import BeforeValidator, Field
 
 from ovenet_core.evaluation import SERVER_SCORES
-from ovenet_core.study.results import read_run
+from ovenet_core.study.results import IMAGE_COUNTS_FILE, OFFSET_ANALYSIS_FILE, read_run
 from ovenet_core.training import PROTOCOLS, SYSTEMS, TABLE_5, VARIANTS, Experiment, dataset_of, preset
+from ovenet_core.utils import ConfigError, RunError, config_dataclass, right_name
 
+PROJECT = Path(__file__).parents[2]
 GRIDS: dict[str, tuple[str, ...]] = {"table-5": TABLE_5, "systems": SYSTEMS, "study": tuple(VARIANTS)}
-OPTIONS: dict[str, type] = dict.fromkeys(("data_root", "weights_root", "cache_folder", "device"), str)
-OPTIONS |= {"workers": int, "show_images": bool}  # parameters of notebook 02 that do not change the outcome
-EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {  # of a grid's keys: in words, and as a test
-    "scale": (
-        f"one of {', '.join(PROTOCOLS)}, or a list of some of them",
-        lambda v: isinstance(v, list) and len(v) > 0 and all(n in list(PROTOCOLS) for n in v),
-    ),
-    "variants": (
-        f"one of {', '.join(GRIDS)}, or a list of some of {', '.join(VARIANTS)}",
-        lambda v: isinstance(v, list | tuple) and len(v) > 0 and all(n in list(VARIANTS) for n in v),
-    ),
-    "seeds": (
-        "a list of whole numbers from 0 on",
-        lambda v: isinstance(v, list) and len(v) > 0 and all(type(n) is int and n >= 0 for n in v),
-    ),
-    "overrides": (
-        "a mapping of fields of an experiment; init_from is the variant's",
-        lambda v: isinstance(v, dict) and "init_from" not in v,
-    ),
-    "root": ("a folder", lambda v: isinstance(v, str) and v != ""),
-    "scores": ("true or false", lambda v: type(v) is bool),
-} | {name: (f"of type {kind.__name__}", lambda v, kind=kind: type(v) is kind) for name, kind in OPTIONS.items()}
-EXPECTED["data_root"] = (
-    "a folder, or where there are several scales a mapping of each to its folder",
-    lambda v: isinstance(v, str) or (isinstance(v, dict) and {*map(type, v.values())} == {str}),
-)
-PREDICTIONS = ("S_i", "S_s", "S_f")
-ORIGINS = ("data_fingerprint", "commit")  # in which cells of one table may differ
-SCORING = {"04_evaluation": "images.csv.gz", "08_offset_analysis": "offset_analysis.json"}  # what each leaves, last
-
-
-class GridError(ValueError):
-    """A grid that cannot be run; the message says where, what is wrong and what was expected."""
+OUTPUTS = ("S_i", "S_s", "S_f")
+MIOU = (*OUTPUTS, "final")  # columns of `scores`; final is S_f, of a baseline S_i
+ORIGINS = ("data_fingerprint", "commit")  # of the runs in one table, worth a note where they differ
+SCORING_NOTEBOOKS = {"04_evaluation": IMAGE_COUNTS_FILE, "08_offset_analysis": OFFSET_ANALYSIS_FILE}  # leave, last
 
 
 @dataclass(frozen=True)
 class GridRun:
-    """One variant with one seed, and what its folder says of it."""
+    """One variant with one seed, and what its folder says about it."""
 
-    scale: str
+    protocol: str
     variant: str
     seed: int
     overrides: dict[str, Any]
     root: Path
 
     @property
-    def spec(self) -> Experiment:
-        return preset(f"{self.scale}/{self.variant}", **self.overrides)
+    def experiment(self) -> Experiment:
+        return preset(f"{self.protocol}/{self.variant}", **self.overrides)
 
     @property
     def key(self) -> str:
-        """The folder below the root: another one whenever the configuration is another."""
-        return f"{self.scale}/{self.variant}-{self.spec.config_hash}/seed{self.seed}"
+        """The folder below the root: another configuration has another one."""
+        return f"{self.protocol}/{self.variant}-{self.experiment.config_hash}/seed{self.seed}"
 
     @property
     def folder(self) -> Path:
         return self.root / self.key
 
     @property
-    def needs(self) -> "GridRun | None":
-        """The cell whose trained network this one starts from: same seed, same overrides."""
-        if not self.spec.init_from:
+    def depends_on(self) -> "GridRun | None":
+        """The grid run whose trained network this one starts from: same seed, same overrides."""
+        if not self.experiment.init_from:
             return None
-        scale, variant = self.spec.init_from.split("/")
-        return GridRun(scale, variant, self.seed, self.overrides, self.root)
+        protocol, variant = self.experiment.init_from.split("/")
+        return GridRun(protocol, variant, self.seed, self.overrides, self.root)
+
+    @property
+    def scoring_notebooks(self) -> dict[str, str]:
+        """The notebooks that score this network, and the file that each leaves in the folder."""
+        analysed = self.variant == "ovenet"
+        return {name: file for name, file in SCORING_NOTEBOOKS.items() if analysed or name == "04_evaluation"}
 
     def result(self) -> dict[str, Any] | None:
-        """What result.json says, or None if it is not there, not whole, or of another experiment or seed."""
+        """Read result.json; None if it does not exist, is not whole, or is of another experiment or seed."""
         try:
             run = read_run(self.folder / "result.json")
-        except (OSError, ValueError, RecursionError):
+        except RunError:
             return None
-        return run.result if run.experiment == self.spec and run.seed == self.seed else None
+        return run.result if run.experiment == self.experiment and run.seed == self.seed else None
 
     def state(self) -> str:
-        """`done` (a valid result), `failed` (an error in the executed notebook, or a log and nothing to go on from),
-        `interrupted` (a snapshot, or a notebook that has not ended; a cell that is being trained reads the same) or
-        `missing`."""
+        """Return `done`, `failed`, `interrupted` or `missing`.
+
+        A run failed if its executed notebook has an error, or ended and left no snapshot. It is interrupted if there is
+        a snapshot or a notebook that has not ended; a run in progress reads the same.
+        """
         if self.result():
             return "done"
         error, ended = _outcome(self.folder / "02_training.ipynb")
@@ -107,11 +91,11 @@ class GridRun:
             return "interrupted"
         return "failed" if (self.folder / "log.txt").exists() else "missing"
 
-    def set_aside(self) -> Path | None:
-        """Rename a result.json that is not valid, so that the cell can run; return its new path.
+    def quarantine_result(self) -> Path | None:
+        """Rename an invalid result.json, so that the run can start, and return its new path.
 
-        What a server said of that network is renamed with it. Predictions of a network that is to be trained anew go:
-        those of another would be refused beside them.
+        A server's scores of that network are renamed too. Its predictions are deleted, because those of a new network
+        could not be written next to them.
         """
         if self.result():
             return None
@@ -120,187 +104,235 @@ class GridRun:
         for name in ("result.json", SERVER_SCORES):
             if (path := self.folder / name).exists():
                 names = [f"{name}.invalid", *(f"{name}.invalid-{i}" for i in range(2, 1000))]
-                aside = next(self.folder / new for new in names if not (self.folder / new).exists())
-                renamed[name] = path.rename(aside)
+                renamed[name] = path.rename(next(self.folder / n for n in names if not (self.folder / n).exists()))
         return renamed.get("result.json")
 
-    @property
-    def scored(self) -> dict[str, str]:
-        """The notebooks that score this cell's network, and the file in its folder that each leaves."""
-        return {name: file for name, file in SCORING.items() if name == "04_evaluation" or self.variant == "ovenet"}
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters of notebook 02."""
+        values = {"experiment": f"{self.protocol}/{self.variant}", "overrides": self.overrides, "seed": self.seed}
+        values |= {"run_folder": str(self.folder.absolute())}
+        return values | ({"init_from": str(self.depends_on.folder.absolute())} if self.depends_on else {})
 
     def scoring_parameters(self) -> dict[str, Any]:
-        """What these notebooks are given."""
-        folder = str(self.folder.absolute())
-        dataset = dataset_of(f"{self.scale}/{self.variant}", self.spec)
-        return {"run_folder": folder, "output_folder": folder, "dataset": dataset, "split": self.spec.val_split}
-
-    def parameters(self) -> dict[str, Any]:
-        """What notebook 02 is given."""
-        values = {"experiment": f"{self.scale}/{self.variant}", "overrides": self.overrides, "seed": self.seed}
-        values |= {"run_folder": str(self.folder.absolute())}
-        return values | ({"init_from": str(self.needs.folder.absolute())} if self.needs else {})
+        """Return the parameters of the scoring notebooks."""
+        folder, experiment = str(self.folder.absolute()), self.experiment
+        dataset = dataset_of(f"{self.protocol}/{self.variant}", experiment)
+        return {"run_folder": folder, "output_folder": folder, "dataset": dataset, "split": experiment.val_split}
 
 
-@dataclass(frozen=True)
+def _check(expected: Callable[[Any], str]) -> BeforeValidator:
+    """Refuse a value for which `expected` says what there should be instead."""
+
+    def check(value: Any) -> Any:
+        if text := expected(value):
+            raise ValueError(text)
+        return value
+
+    return BeforeValidator(check)
+
+
+def _check_name(names: Iterable[str]) -> BeforeValidator:
+    return _check(lambda name: "" if name in list(names) else right_name(name, names))
+
+
+def _listed(value: Any) -> Any:
+    """Return one value as a list of one, and the name of a grid as its variants."""
+    value = GRIDS.get(value, value) if isinstance(value, str) else value
+    return (value,) if isinstance(value, str) or type(value) is int else value
+
+
+ONE_OR_MORE = (BeforeValidator(_listed), _check(lambda v: "one or more" if v == () else ""))
+FOLDER = (BeforeValidator(lambda v: Path(v)), _check(lambda v: "" if v and isinstance(v, str | Path) else "a folder"))
+FIELDS = _check(lambda v: "fields of an experiment, but init_from" if "init_from" in v else "")
+
+
+@config_dataclass
 class Grid:
-    """Scales x variants x seeds, with fields of all their experiments changed."""
+    """Protocols x variants x seeds, with fields of all their experiments changed.
 
-    scale: tuple[str, ...] = ("synthetic",)
-    variants: tuple[str, ...] = TABLE_5
-    seeds: tuple[int, ...] = (0,)
-    overrides: dict[str, Any] = field(default_factory=dict)
-    root: Path = Path("runs/grid")
-    scores: bool = False  # also `04_evaluation` of each cell, and `08_offset_analysis` of those of the variant `ovenet`
-    options: dict[str, Any] = field(default_factory=dict)  # other parameters of notebook 02
+    Raises:
+        ConfigError: a key or value that does not exist, with the nearest right name.
+    """
+
+    protocol: Annotated[tuple[Annotated[str, _check_name(PROTOCOLS)], ...], *ONE_OR_MORE] = ("synthetic",)
+    variants: Annotated[tuple[Annotated[str, _check_name([*VARIANTS, *GRIDS])], ...], *ONE_OR_MORE] = TABLE_5
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], *ONE_OR_MORE] = (0,)
+    overrides: Annotated[dict[str, Any], FIELDS] = field(default_factory=dict)
+    root: Annotated[Path, *FOLDER] = Path("runs/grid")
+    scores: bool = False  # also run SCORING_NOTEBOOKS
+    # Parameters of notebook 02 that do not change the outcome; None leaves the notebook's own.
+    data_root: str | dict[str, str] | None = None  # of several protocols, the folder of each
+    weights_root: str | None = None
+    cache_folder: str | None = None
+    device: str | None = None
+    workers: int | None = None
+    show_images: bool | None = None
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "Grid":
-        """The grid that `grid` names (one of `GRIDS`, or a YAML file), with the other keys in place of its own.
+    def from_config(cls, config: Mapping[str, Any]) -> "Grid":
+        """Make the grid that `grid` names (one of `GRIDS`, or a YAML file); other keys replace its own.
 
         Raises:
-            GridError: a key or value that is not expected; the message names the file, the key and what was.
+            ConfigError: `where` is the file or "grid NAME" or "configuration", then the key.
         """
         name = str(config.get("grid", "table-5"))
         if name in GRIDS:
-            stored, where = {"variants": name}, f"grid {name}"
+            source, stored = f"grid {name}", {"variants": name}
         elif Path(name).is_file():
-            stored, where = _read_yaml(Path(name)), name
+            source, stored = name, _read_yaml(Path(name))
         else:
-            raise GridError(f"grid {name!r}: no such file, and not one of {', '.join(GRIDS)}{_near(name, GRIDS)}")
+            raise ConfigError("grid", repr(name), f"{right_name(name, GRIDS)}, or a YAML file", "correct the name")
         given = {key: _retyped(value) for key, value in config.items() if key != "grid"}
-        values = _checked(stored, where) | _checked(given, "the configuration")
-        options = {key: values.pop(key) for key in OPTIONS if key in values}
-        grid = cls(**values, options=options)
-        for scale in grid.scale:
-            try:
-                specs = {variant: preset(f"{scale}/{variant}", **grid.overrides) for variant in grid.variants}
-            except ValueError as error:
-                raise GridError(f"{where}: overrides: {error}") from error
-            for a, b in itertools.combinations(specs, 2):
-                if specs[a] == specs[b]:
-                    raise GridError(f"{where}: overrides make {a} and {b} the same experiment; leave one of them out")
-        roots = options.get("data_root", "")
-        if set(roots) - set(grid.scale) if isinstance(roots, dict) else roots and len(grid.scale) > 1:
-            raise GridError(
-                f"{where}: data_root is {roots!r} and scale is {[*grid.scale]}; expected {EXPECTED['data_root'][0]}"
-            )
+        with _located(source):
+            cls(**stored)
+        with _located("configuration"):
+            grid = cls(**stored | given)
+        with _located(source):
+            grid._check_experiments()
         return grid
 
-    @classmethod
-    def from_yaml(cls, path: str | Path) -> "Grid":
-        """The grid that a YAML file describes."""
-        return cls.from_config({"grid": str(path)})
-
     def to_yaml(self) -> str:
-        """The whole grid as a file that `from_yaml` reads."""
-        values = {"scale": [*self.scale], "variants": [*self.variants], "seeds": [*self.seeds]}
-        values |= {"overrides": self.overrides, "root": str(self.root), "scores": self.scores}
-        return yaml.safe_dump(values | self.options, sort_keys=False)
+        """Return the grid as a file that `from_config` reads."""
+        values = asdict(self) | {"root": str(self.root)}
+        values = {name: [*value] if isinstance(value, tuple) else value for name, value in values.items()}
+        return yaml.safe_dump({n: value for n, value in values.items() if value is not None}, sort_keys=False)
 
-    def cells(self) -> list[GridRun]:
-        """The cells in the order of the grid, each after the one that it needs, which is added if need be."""
-        cells: dict[str, GridRun] = {}
-        for scale, seed, variant in itertools.product(self.scale, self.seeds, self.variants):
-            cell = GridRun(scale, variant, seed, self.overrides, self.root)
-            cells |= {c.key: c for c in (cell.needs, cell) if c and c.key not in cells}
-        return list(cells.values())
+    def runs(self) -> list[GridRun]:
+        """Return the grid's runs in order, each after the run that it depends on, which is added where needed."""
+        runs: dict[str, GridRun] = {}
+        for protocol, seed, variant in itertools.product(self.protocol, self.seeds, self.variants):
+            run = GridRun(protocol, variant, seed, self.overrides, self.root)
+            runs |= {r.key: r for r in (run.depends_on, run) if r and r.key not in runs}
+        return list(runs.values())
 
-    def options_of(self, cell: GridRun) -> dict[str, Any]:
-        """The other parameters of notebook 02 for a cell: of several folders of data, that of its scale."""
-        roots = self.options.get("data_root", "")
-        return self.options | {"data_root": roots.get(cell.scale, "") if isinstance(roots, dict) else roots}
+    def options_of(self, run: GridRun) -> dict[str, Any]:
+        """Return the other parameters of notebook 02 for a run, with the data folder of its protocol."""
+        names = ("data_root", "weights_root", "cache_folder", "device", "workers", "show_images")
+        options = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if isinstance(self.data_root, dict):
+            options["data_root"] = self.data_root.get(run.protocol, "")
+        return options
+
+    def run_missing(self, cores: int = 2, gpus: int = 0) -> None:
+        """Run with snakemake what is not done, and print when a run starts, ends or fails.
+
+        Print all that snakemake says if it did not come as far as a run. The grid is left in `as_run.yaml` in its root.
+
+        Args:
+            cores: runs at a time.
+            gpus: GPUs of this machine, one for each run.
+        """
+        root, news = self.root.absolute(), 0
+        root.mkdir(parents=True, exist_ok=True)
+        (root / "as_run.yaml").write_text(replace(self, root=root).to_yaml())
+        command = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--config", f"grid={root}/as_run.yaml"]
+        command += ["--resources", f"gpu={gpus}"] if gpus else []
+        lines, pipe = [], subprocess.PIPE
+        with subprocess.Popen(command, cwd=PROJECT, stdout=pipe, stderr=subprocess.STDOUT, text=True) as process:
+            for line in process.stdout:
+                lines.append(line)
+                if line.startswith(("Error", "    log")) or "training " in line or " done" in line:
+                    print(line.replace(str(root), root.name), end="")
+                    news += 1
+        if process.returncode and not news:
+            print(*lines, sep="")
+
+    def summary(self) -> pd.DataFrame:
+        """Return Table 5 as text: mIoU in % as mean ± standard deviation, number of seeds, the variant's changes."""
+        table = summarize(self.runs())
+        texts = table.drop(columns="seeds").map("{:.2f}".format).astype(str)
+        shown = pd.DataFrame({name: texts[name] + " ± " + texts[f"{name} sd"] for name in MIOU})
+        shown = shown.replace({"nan ± nan": "–", " ± nan": ""}, regex=True)
+        changes = (VARIANTS[variant].changes for _, variant in table.index)
+        changes = [", ".join(f"{name}: {value}" for name, value in change.items()) for change in changes]
+        return shown.assign(seeds=table["seeds"], changes=changes)
+
+    def notes(self) -> list[str]:
+        """Say what a reader of the summary has to know: runs with other data or code, or none at all."""
+        table = scores(self.runs())
+        origins = {name: ", ".join(value[:12] for value in table[name].unique()) for name in ORIGINS}
+        notes = [f"runs differ in {name}: {values}" for name, values in origins.items() if ", " in values]
+        return notes if len(table) else ["no run is done yet"]
+
+    def _check_experiments(self) -> None:
+        """Refuse overrides that no experiment takes, experiments that are the same, and unclear folders of data."""
+        for protocol in self.protocol:
+            with _located("overrides"):
+                experiments = {name: preset(f"{protocol}/{name}", **self.overrides) for name in self.variants}
+            for a, b in itertools.combinations(experiments, 2):
+                if experiments[a] == experiments[b]:
+                    raise ConfigError("overrides", f"{a} and {b} the same", "another experiment each", "leave one out")
+        roots = self.data_root or ""
+        if set(roots) - set(self.protocol) if isinstance(roots, dict) else roots and len(self.protocol) > 1:
+            expected = f"a folder for each of {', '.join(self.protocol)}"
+            raise ConfigError("data_root", repr(roots), expected, "map each protocol to its folder")
 
 
-def state_table(cells: Iterable[GridRun]) -> pd.DataFrame:
-    """One row per cell: scale, variant, seed, state."""
-    columns = ["scale", "variant", "seed", "state"]
-    return pd.DataFrame([(c.scale, c.variant, c.seed, c.state()) for c in cells], columns=columns)
+def state_table(runs: Iterable[GridRun]) -> pd.DataFrame:
+    """Return a row for each run: protocol, variant, seed, state."""
+    columns = ["protocol", "variant", "seed", "state"]
+    return pd.DataFrame([(r.protocol, r.variant, r.seed, r.state()) for r in runs], columns=columns)
 
 
-def scores(cells: Iterable[GridRun]) -> pd.DataFrame:
-    """One row per cell with a valid result: scale, variant, seed, and mIoU in % of S_i, S_s, S_f and of the answer.
-
-    The network's answer is S_f, of a baseline S_i. Beside them the fingerprint of the data and the commit.
-    """
+def scores(runs: Iterable[GridRun]) -> pd.DataFrame:
+    """Return a row for each run with a valid result: protocol, variant, seed, `MIOU` in %, `ORIGINS`."""
     rows = []
-    for cell in cells:
-        if result := cell.result():
-            miou = {name: 100 * score["miou"] for name, score in result["metrics"].items()}
-            rows.append(
-                {"scale": cell.scale, "variant": cell.variant, "seed": cell.seed}
-                | miou
-                | {"answer": miou.get("S_f", miou["S_i"])}
-                | {origin: result[origin] for origin in ORIGINS}
-            )
-    return pd.DataFrame(rows, columns=["scale", "variant", "seed", *PREDICTIONS, "answer", *ORIGINS])
+    for run in runs:
+        if result := run.result():
+            row = {"protocol": run.protocol, "variant": run.variant, "seed": run.seed}
+            row |= {output: 100 * score["miou"] for output, score in result["metrics"].items()}
+            rows.append(row | {"final": row.get("S_f", row["S_i"])} | {origin: result[origin] for origin in ORIGINS})
+    return pd.DataFrame(rows, columns=["protocol", "variant", "seed", *MIOU, *ORIGINS])
 
 
-def summarize(cells: Iterable[GridRun]) -> pd.DataFrame:
-    """One row per scale and variant: mean and standard deviation (`sd`, n - 1) of `scores`, and the number of seeds."""
-    found = scores(cells)
-    groups = found.astype(dict.fromkeys([*PREDICTIONS, "answer"], float)).groupby(["scale", "variant"], sort=False)
+def summarize(runs: Iterable[GridRun]) -> pd.DataFrame:
+    """Return, by protocol and variant, mean and standard deviation (`sd`) of `scores`, and the number of seeds."""
+    groups = scores(runs).astype(dict.fromkeys(MIOU, float)).groupby(["protocol", "variant"], sort=False)
     columns = {}
-    for name in (*PREDICTIONS, "answer"):
+    for name in MIOU:
         columns |= {name: groups[name].mean(), f"{name} sd": groups[name].std()}  # std divides by n - 1
     return pd.DataFrame(columns | {"seeds": groups["seed"].nunique()})
 
 
 def _outcome(notebook: Path) -> tuple[bool, bool]:
-    """Whether a cell of an executed notebook has an error other than an interruption, and whether papermill has ended.
+    """Return whether an executed notebook has an error other than an interruption, and whether papermill has ended.
 
     (False, True) if there is no such notebook.
     """
     try:
         executed = json.loads(notebook.read_text())
-        outputs = [o for cell in executed["cells"] for o in cell.get("outputs", [])]
+        outputs = [output for cell in executed["cells"] for output in cell.get("outputs", [])]
         begun = executed.get("metadata", {}).get("papermill", {})
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False, True
-    error = any(o["output_type"] == "error" and o["ename"] != "KeyboardInterrupt" for o in outputs)
+    error = any(output["output_type"] == "error" and output["ename"] != "KeyboardInterrupt" for output in outputs)
     return error, not begun or begun.get("end_time") is not None
+
+
+@contextmanager
+def _located(place: str) -> Iterator[None]:
+    """Put a place before the field that an error names."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error.where}", error.found, error.expected, error.fix) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise GridError(f"{path} is not YAML: {error}") from error
+        raise ConfigError(path, getattr(error, "problem", error), "YAML", "correct the file") from error
     if not isinstance(values, dict):
-        raise GridError(f"{path}: expected `key: value` lines with {', '.join(EXPECTED)}")
+        expected = f"`key: value` lines with {', '.join(f.name for f in fields(Grid))}"
+        raise ConfigError(path, repr(values), expected, "correct the file")
     return values
 
 
 def _retyped(value: Any, inside: bool = False) -> Any:
-    """`snakemake --config 'seeds=[0, 1]'` hands on the strings "0" and "1": what YAML takes them for."""
+    """Return what YAML takes a value for: `snakemake --config 'seeds=[0, 1]'` hands on the strings "0" and "1"."""
     if isinstance(value, dict):
         return {key: _retyped(v, True) for key, v in value.items()}
     if isinstance(value, list):
         return [_retyped(v, True) for v in value]
     return yaml.safe_load(value) if inside and isinstance(value, str) and value else value
-
-
-def _checked(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """The values as `Grid` takes them."""
-    checked = {}
-    for key, value in values.items():
-        if key not in EXPECTED:
-            raise GridError(f"{where}: no key {key!r}{_near(key, EXPECTED)}; expected {', '.join(EXPECTED)}")
-        if key == "variants" and isinstance(value, str):
-            value = GRIDS.get(value, [value])
-        if key == "scale" and isinstance(value, str):
-            value = [value]
-        if key == "seeds" and type(value) is int:
-            value = [value]
-        expected, right = EXPECTED[key]
-        if not right(value):
-            names = {"scale": list(PROTOCOLS), "variants": list(VARIANTS) + list(GRIDS)}.get(key, [])
-            hints = [_near(v, names) for v in (value if isinstance(value, list) else [value]) if v not in names]
-            raise GridError(f"{where}: {key} is {value!r}{''.join(hints)}; expected {expected}")
-        checked[key] = {"scale": tuple, "variants": tuple, "seeds": tuple, "root": Path}.get(key, type(value))(value)
-    return checked
-
-
-def _near(word: Any, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(word), list(names), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -1,31 +1,29 @@
-"""Statistics."""
+"""Paired differences between systems, with intervals over images and random seeds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy import stats
 
-from ovenet_core.evaluation import ratio
+from ovenet_core.evaluation import class_iou, ratio
 
 DRAWS = 2000
-ERRORS = 25  # of the mean over seeds, for each draw of images; each of them with both signs
-FEWEST_BLOCKS = 5  # of neighbouring images in a draw
+ERRORS_PER_DRAW = 25  # of the mean over seeds, for each draw of images; each error counts with both signs
+MIN_BLOCKS = 5  # of neighbouring images in a draw
 LEVEL = 0.95
 
-# Of each class its hits, the pixels of its label and those of its prediction: all that the scores here need of a
-# confusion matrix, and a fiftieth of it for the 150 classes of ADE20K.
+# Per class: hits, pixels of the label, pixels of the prediction. The scores here need no more of a confusion matrix,
+# and this is a fiftieth of it for the 150 classes of ADE20K.
 ClassCounts = Float[np.ndarray, "images 3 classes"]
 Sums = Float[np.ndarray, "draws 3 classes"]
 Score = Callable[[np.ndarray], np.ndarray]
 
 
-# -- Differences
-
-
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval, and from how many seeds; NaN where there is none."""
+    """A number with its interval and the number of seeds behind it; NaN where there is none."""
 
     value: float = np.nan
     low: float = np.nan
@@ -35,29 +33,34 @@ class Estimate:
     def __str__(self) -> str:
         if np.isnan(self.value):
             return "–"
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]" if self.low == self.low else f"{self.value:.2f}"
+        return f"{self.value:.2f}" if np.isnan(self.low) else f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
-def class_iou(sums: Sums) -> Float[np.ndarray, "draws classes"]:
-    """IoU in % of each class; NaN for one that does not occur."""
-    hits, labels, predictions = np.moveaxis(sums, 1, 0)
-    return 100 * ratio(hits, labels + predictions - hits)
+# -- Scores
+
+
+def iou_percent(sums: Sums) -> Float[np.ndarray, "draws classes"]:
+    """Compute the IoU of each class in %; NaN for a class that does not occur."""
+    return 100 * class_iou(*np.moveaxis(sums, 1, 0))
 
 
 def miou(sums: Sums) -> Float[np.ndarray, " draws"]:
-    """mIoU in %, over the classes that occur."""
-    return np.nanmean(class_iou(sums), axis=1)
+    """Compute the mIoU in %, over the classes that occur."""
+    return np.nanmean(iou_percent(sums), axis=1)
 
 
 def accuracy(sums: Sums) -> Float[np.ndarray, " draws"]:
-    """Pixel accuracy in %."""
+    """Compute the pixel accuracy in %."""
     hits, labels, _ = np.moveaxis(sums, 1, 0)
     return 100 * ratio(hits.sum(1), labels.sum(1))
 
 
 def share_of_gains(gains: Float[np.ndarray, "draws classes"]) -> Float[np.ndarray, " draws"]:
-    """The share, in %, of gains among the classes that differ; one that neither network finds says nothing."""
+    """Compute the share of gains in %, among the classes whose score differs."""
     return 100 * ratio((gains > 0).sum(1), ((gains > 0) | (gains < 0)).sum(1))
+
+
+# -- Intervals
 
 
 def paired_difference(
@@ -66,78 +69,79 @@ def paired_difference(
     summary: Score = np.asarray,
     draws: int = DRAWS,
     seed: int = 0,
-    alike: int = 1,
+    block_length: int = 1,
 ) -> Estimate:
-    """The mean difference in a score over pairs of runs, with an interval over images and seeds.
+    """Estimate the mean difference in a score over pairs of runs, with an interval over images and seeds.
 
-    In each draw the same images are drawn for all runs, and to the mean over pairs errors are added that follow the
-    t distribution of the mean of so few seeds (with several scores, the multivariate one): a bootstrap of three seeds
-    would give too narrow an interval. With one pair nothing is known of seeds, and the interval is one over images.
+    Each draw takes the same images for all runs. The mean over pairs then gets errors that follow the t distribution
+    of the mean of so few seeds (for several scores, the multivariate one), because a bootstrap of three seeds would
+    give too narrow an interval. One pair says nothing of other seeds: its interval is over images alone.
 
     Args:
-        pairs: for each seed, the tallies of each image by the one system and by the other.
-        score: of sums of them.
+        pairs: for each seed, the counts of each image by the one system and by the other.
+        score: computed from sums of counts.
         summary: of the mean differences, where `score` gives several numbers.
-        alike: how many neighbouring images are drawn together (`Benchmark.frames_alike`).
+        block_length: how many neighbouring images are drawn together.
     """
     if not pairs:
         return Estimate()
     random = np.random.default_rng(seed)
     count = len(pairs[0][0])
-    weights = block_bootstrap_weights(count, min(alike, max(count // FEWEST_BLOCKS, 1)), draws, random)
+    weights = block_bootstrap_weights(count, min(block_length, max(count // MIN_BLOCKS, 1)), draws, random)
     exact, drawn = (
-        np.array([_summed(one, w, score) - _summed(other, w, score) for one, other in pairs])
+        np.array([_score_sums(one, w, score) - _score_sums(other, w, score) for one, other in pairs])
         for w in (np.ones((1, count)), weights)
     )
-    noisy = drawn.mean(0)
+    differences = drawn.mean(0)
     if len(pairs) > 1:
-        errors = _error_of_mean(exact[:, 0], ERRORS * draws, random)
-        noisy = np.concatenate([np.repeat(noisy, ERRORS, axis=0) + sign * errors for sign in (1, -1)])
-    numbers = summary(noisy)
-    if (numbers := numbers[~np.isnan(numbers)]).size == 0:  # of draws in which no image has what is scored
-        numbers = np.array([np.nan])
-    low, high = np.quantile(numbers, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        errors = _draw_errors_of_mean(exact[:, 0], ERRORS_PER_DRAW * draws, random)
+        differences = np.repeat(differences, ERRORS_PER_DRAW, axis=0)
+        differences = np.concatenate([differences + sign * errors for sign in (1, -1)])
+    summaries = summary(differences)
+    summaries = summaries[~np.isnan(summaries)]  # a draw may have no pixel to score
+    low, high = np.quantile(summaries, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if summaries.size else (np.nan, np.nan)
     return Estimate(float(summary(exact.mean(0))[0]), float(low), float(high), len(pairs))
 
 
 def block_bootstrap_weights(
-    count: int, block: int, draws: int, random: np.random.Generator
+    count: int, block_length: int, draws: int, random: np.random.Generator
 ) -> Float[np.ndarray, "draws images"]:
-    """How often each image is in each draw of as many: a bootstrap of blocks of neighbours, where the last has the
-    first for a neighbour (Politis and Romano, 1992); of single images where `block` is 1."""
-    first = random.integers(count, size=(draws, -(-count // block), 1))
-    taken = ((first + np.arange(block)) % count).reshape(draws, -1)[:, :count]
+    """Count how often each image is in each draw of the circular block bootstrap (Politis and Romano, 1992).
+
+    A draw has as many images as there are, in blocks of neighbours; the first image follows the last.
+    """
+    first = random.integers(count, size=(draws, -(-count // block_length), 1))
+    taken = ((first + np.arange(block_length)) % count).reshape(draws, -1)[:, :count]
     return np.stack([np.bincount(row, minlength=count) for row in taken]).astype(float)
 
 
-def _error_of_mean(values: np.ndarray, draws: int, random: np.random.Generator) -> np.ndarray:
-    """Draws of the error of the mean of a few values (seeds, or seeds x scores; two or more), after Student."""
+def _draw_errors_of_mean(values: np.ndarray, draws: int, random: np.random.Generator) -> np.ndarray:
+    """Draw errors of the mean of a few values (seeds, or seeds x scores; two or more), after Student."""
     count = len(values)
     normal = random.standard_normal((draws, count)) / np.sqrt(count * (count - 1))
-    scale = np.sqrt(random.chisquare(count - 1, draws) / (count - 1))
-    return (normal / scale[:, None]) @ (values - values.mean(0))
+    deviation = np.sqrt(random.chisquare(count - 1, draws) / (count - 1))
+    return (normal / deviation[:, None]) @ (values - values.mean(0))
 
 
-def _summed(tallies: ClassCounts, weights: Float[np.ndarray, "draws images"], score: Score) -> np.ndarray:
-    """The score of each draw; a class of the labels that a draw happens to lack is in none of its scores."""
-    sums = (weights @ tallies.reshape(len(tallies), -1)).reshape(-1, *tallies.shape[1:])
+def _score_sums(counts: ClassCounts, weights: Float[np.ndarray, "draws images"], score: Score) -> np.ndarray:
+    """Score each draw; a class of the labels that a draw happens to lack enters none of its scores."""
+    sums = (weights @ counts.reshape(len(counts), -1)).reshape(-1, *counts.shape[1:])
     labels, predictions = sums[:, 1], sums[:, 2]
-    predictions[(labels == 0) & tallies[:, 1].any(0)] = 0
+    predictions[(labels == 0) & counts[:, 1].any(0)] = 0
     return score(sums)
 
 
 def t_interval(values: Sequence[float]) -> Estimate:
-    """The mean of one number of each seed, with the t interval of the mean where there are two seeds or more."""
-    if len(values) < 2:
-        return Estimate(*values, seeds=len(values))
-    # Of eleven seeds or more the interval is that of eleven: rather too wide than too narrow.
-    t = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-    half = t.get(len(values), 2.228) * np.std(values, ddof=1) / len(values) ** 0.5
+    """Estimate the mean of one number per seed, with its t interval where there are two seeds or more."""
+    count = len(values)
+    if count < 2:
+        return Estimate(*values, seeds=count)
+    half = stats.t.ppf((1 + LEVEL) / 2, count - 1) * np.std(values, ddof=1) / count**0.5
     mean = float(np.mean(values))
-    return Estimate(mean, float(mean - half), float(mean + half), len(values))
+    return Estimate(mean, float(mean - half), float(mean + half), count)
 
 
 def interval_hull(least: Sequence[float], most: Sequence[float]) -> Estimate:
-    """`over_seeds` of numbers of which only the least and the most are known: the middle, in both intervals."""
+    """Estimate a mean of which only bounds are known per seed: their middle, and the hull of both t intervals."""
     low, high = t_interval(least), t_interval(most)
     return Estimate((low.value + high.value) / 2, low.low, high.high, low.seeds)

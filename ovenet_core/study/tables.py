@@ -2,8 +2,7 @@
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from ovenet_core.data import get_dataset
 from ovenet_core.evaluation import SERVER_SCORES, mean_metrics
 from ovenet_core.study import paper
 from ovenet_core.study.grid import GridRun
-from ovenet_core.study.results import Run, RunSelection
+from ovenet_core.study.results import RunSelection
 from ovenet_core.training import PRESETS, PROTOCOLS, SYSTEMS, TABLE_5, VARIANTS
 from ovenet_core.utils import write_atomically
 
@@ -26,135 +25,173 @@ METRICS = {  # of result.json: as the paper's tables call them
     "pixel_accuracy": "pixel acc.",
     "mean_accuracy": "mean acc.",
 }
-NAMES = {"hrnet": "HRNet", "ovenet": "OVeNet", "hrnet-ocr": "HRNet + OCR", "ovenet-ocr": "OVeNet (HRNet + OCR)"}
-GAIN = " gain"
-
-
-# -- Tables
+SYSTEM_NAMES = {"hrnet": "HRNet", "ovenet": "OVeNet", "hrnet-ocr": "HRNet + OCR", "ovenet-ocr": "OVeNet (HRNet + OCR)"}
+CHANGE_WORDS = {  # of a variant's fields
+    "freeze_backbone": "frozen backbone",
+    "ohem": "without OHEM",
+    "confidence_loss": "without confidence loss",
+    "fuse_probabilities": "probabilities fused",
+    "tau": "τ {:g}",
+    "branch_stage": "branch from stage {}",
+    "loss_weight": "loss x {:g}",
+}
+LATEX_SYMBOLS = {"τ": r"$\tau$", "±": r"$\pm$", "–": "--", "×": r"$\times$", "<": "$<$", ">": "$>$"}
+NEXT_SEED_COMMAND = "command for the next seed"
+LONG_COLUMNS = ("measure", "runs", NEXT_SEED_COMMAND)  # of texts for which a page of LaTeX has no room
 
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers of one table, long: what is printed in one cell is one row.
+    """A table, its files and what is said below it.
 
     Attributes:
         name: of its files.
-        frame: `row` and `column` (texts), `among` (the cells of which the best is sought), `reported` (NaN where the
-            paper has none), `reproduced`, `sd`, `seeds`, `difference`, `state`, `decimals`, `folders`, `command`.
-        note: what has to be said below it.
+        kind: "paper", "protocol" (the same of a protocol of ours), "architecture", "runs", "claims", "gain_parts",
+            "widths", "costs" or "gpu".
+        data: what the CSV holds.
+        printed: rows and columns as printed, NaN for a dash; `data` if not given.
+        bold: which of the printed texts are.
+        commits: of each preset whose runs are in it.
+        folders: of the runs, to be listed below it.
+        commands: what would run what is missing.
+        float_format: of the numbers in the CSV.
     """
 
     name: str
+    kind: str
     title: str
-    frame: pd.DataFrame
+    data: pd.DataFrame
+    printed: pd.DataFrame | None = None
+    bold: pd.DataFrame | None = None
     note: str = ""
+    commits: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    folders: Sequence[str] = ()
+    commands: Sequence[str] = ()
+    float_format: str | None = None
 
-    @cached_property
-    def best(self) -> pd.DataFrame:
-        """Whether a number is the highest of those it stands `among`, by value; equal ones all are. Alone, none is.
+    @property
+    def several_commits(self) -> bool:
+        """Whether its runs are of more than one commit."""
+        return len({commit for commits in self.commits.values() for commit in commits}) > 1
 
-        Means are compared with means of as many seeds, of those with most; a 0 is never the best.
-        """
-        most = self.frame["seeds"] == self.frame.groupby("among", sort=False)["seeds"].transform("max")
-        compared = self.frame.assign(reproduced=self.frame["reproduced"].where(most))
-        groups = compared.groupby("among", sort=False)
-        return pd.DataFrame(
-            {
-                name: (compared[name] == groups[name].transform("max"))
-                & (compared[name] > 0)
-                & (groups[name].transform("count") > 1)
-                for name in ("reported", "reproduced")
-            }
-        )
+    @property
+    def changed_code(self) -> list[str]:
+        """The presets with runs whose code was changed after its commit ("+")."""
+        return [preset for preset, commits in self.commits.items() if any("+" in commit for commit in commits)]
 
-    def texts(self, bold: str = "{}") -> pd.DataFrame:
-        """Rows and columns as printed; under each column: reported, reproduced, difference. The best through `bold`."""
-        parts = {}
-        for name, text in (("reported", _reported), ("reproduced", _reproduced), ("difference", _difference)):
-            best = self.best.get(name, pd.Series(False, self.frame.index))
-            parts[name] = [
-                bold.format(text(row)) if b else text(row)
-                for (_, row), b in zip(self.frame.iterrows(), best, strict=True)
-            ]
-        long = self.frame[["row", "column"]].assign(**parts).set_index(["row", "column"])
-        wide = long.unstack("column").swaplevel(axis=1)
-        order = pd.MultiIndex.from_product([self.frame["column"].unique(), list(parts)])
-        wide = wide.reindex(index=self.frame["row"].unique(), columns=order).fillna("–")
-        wide = wide.loc[:, [any(t != "–" for t in wide[c]) or c[1] == "reproduced" for c in wide.columns]]
-        return wide.rename_axis(index=None, columns=[None, None])
+    @property
+    def formatted(self) -> pd.DataFrame:
+        """The texts of the cells, a dash where there is none."""
+        printed = self.data if self.printed is None else self.printed
+        return printed.astype(object).where(printed.notna(), "–").map(str)
 
-    def missing(self) -> list[str]:
-        """The commands that would run what is not there, each once."""
-        commands = [command for several in self.frame["command"] for command in several.split("\n")]
-        return list(dict.fromkeys(filter(None, commands)))
-
-    def write(self, folder: str | Path) -> None:
-        """Write `name`.csv (long, with folders and commands), .md and .tex."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / f"{self.name}.csv", lambda f: self.frame.to_csv(f, index=False, float_format="%.4f"))
-        write_atomically(folder / f"{self.name}.md", lambda f: f.write(self.markdown()))
-        write_atomically(folder / f"{self.name}.tex", lambda f: f.write(self.latex()))
+    def markdown_body(self) -> str:
+        """Format rows and columns alone in Markdown."""
+        texts = self.formatted if self.bold is None else self.formatted.where(~self.bold, "**" + self.formatted + "**")
+        texts.columns = [", ".join(filter(None, c)) if isinstance(c, tuple) else c for c in texts.columns]
+        return texts.to_markdown(index=False, disable_numparse=True)
 
     def markdown(self) -> str:
-        """The table with its note, the runs behind it and the commands of what was not run."""
-        texts = self.texts("**{}**")
-        texts.columns = [", ".join(column) for column in texts.columns]
-        lines = [f"## {self.title}", "", texts.to_markdown(), "", self.note, ""]
-        if folders := sorted({folder for text in self.frame["folders"] for folder in text.split()}):
-            lines += ["Runs: " + ", ".join(f"`{folder}`" for folder in folders), ""]
-        if commands := self.missing():
-            lines += ["Not run; the commands that would:", "", "```sh", *commands, "```", ""]
-        return "\n".join(lines)
+        """Format the table in Markdown: title, rows, note, the runs behind it and the commands of what was not run."""
+        note = [self.note] if self.note else []
+        if self.several_commits:
+            named = "; ".join(f"{preset} {' '.join(commits)}" for preset, commits in self.commits.items())
+            note.append(f"Runs are of several commits: {named}.")
+        if self.changed_code:
+            note.append(f"Run with code that was changed after its commit (+): {', '.join(self.changed_code)}.")
+        parts = [f"## {self.title}", self.markdown_body(), " ".join(note)]
+        if self.folders:
+            parts.append("Runs: " + ", ".join(f"`{folder}`" for folder in self.folders))
+        if self.commands:
+            parts.append("\n".join(["Not run; the commands that would:", "", "```sh", *self.commands, "```"]))
+        return "\n\n".join(filter(None, parts)) + "\n"
 
     def latex(self) -> str:
-        """A tabular in the manner of booktabs."""
-        texts = self.texts("\\textbf{{{}}}").map(lambda t: t.replace("±", r"$\pm$").replace("–", "--"))
-        texts.index = [escaped(text) for text in texts.index]
-        texts.columns = pd.MultiIndex.from_tuples([tuple(map(escaped, c)) for c in texts.columns])
-        options = {"hrules": True, "caption": escaped(self.title), "label": f"tab:{self.name}", "multicol_align": "c"}
-        return texts.style.to_latex(column_format="l" + "r" * texts.shape[1], **options)
+        """Format a tabular of the LaTeX package booktabs."""
+        texts = self.formatted.drop(columns=[name for name in LONG_COLUMNS if name in self.data])
+        style = texts.style.format(escape="latex").format_index(axis=1, escape="latex").hide()
+        if self.bold is not None:
+            style = style.apply(lambda _: np.where(self.bold, "textbf:--rwrap", ""), axis=None)
+        layout = "l" + ("l" if self.bold is None else "r") * (texts.shape[1] - 1)
+        options = {"hrules": True, "caption": self.title, "label": f"tab:{self.name}", "multicol_align": "c"}
+        return style.to_latex(column_format=layout, **options).translate(str.maketrans(LATEX_SYMBOLS))
+
+    def write(self, folder: str | Path) -> None:
+        """Write `name`.csv, .md and .tex."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        csv = self.data.to_csv(index=False, float_format=self.float_format)
+        for suffix, text in (("csv", csv), ("md", self.markdown()), ("tex", self.latex())):
+            write_atomically(folder / f"{self.name}.{suffix}", lambda f, text=text: f.write(text))
 
 
-def escaped(text: str) -> str:
-    for old, new in (
-        ("_", r"\_"),
-        ("%", r"\%"),
-        ("τ", r"$\tau$"),
-        ("±", r"$\pm$"),
-        ("–", "--"),
-        ("×", r"$\times$"),
-        ("<", "$<$"),
-        (">", "$>$"),
-    ):
-        text = text.replace(old, new)
-    return text
+# -- Scores beside those of the paper
 
 
-def _reported(row: pd.Series) -> str:
-    return "–" if np.isnan(row["reported"]) else f"{row['reported']:.{row['decimals']}f}"
+@dataclass(frozen=True)
+class TableCell:
+    """One place in a table of scores, and which score belongs there.
 
+    Attributes:
+        row, column: their labels.
+        best_within: names the cells among which the best is sought.
+        preset: of the runs; "" for another method, which has only a reported score.
+        over: the preset whose score, of the same seed, is subtracted; "" for none.
+        reported: by the paper; NaN if it has none.
+        decimals: that the paper prints.
+        output: of the network; "" is the final prediction.
+    """
 
-def _reproduced(row: pd.Series) -> str:
-    if row["seeds"] == 0:
-        return "not run" if row["command"] else "–"
-    spread = "" if np.isnan(row["sd"]) else f" ± {row['sd']:.2f}"
-    return f"{row['reproduced']:.2f}{spread} ({row['seeds']})"
+    row: str
+    column: str
+    best_within: str
+    preset: str
+    split: str
+    metric: str
+    class_name: str = ""
+    condition: str = ""
+    over: str = ""
+    reported: float = np.nan
+    decimals: int = 2
+    output: str = ""
 
+    def scores(self, preset: str, selection: RunSelection) -> dict[int, float]:
+        """Return by seed the scores of the runs of a preset on this split, NaN where a run has no such score."""
+        runs = {seed: run.with_split(self.split) for seed, run in selection.by_preset.get(preset, {}).items()}
+        where = self.metric, self.class_name, self.condition, self.output
+        return {seed: run.score(*where) for seed, run in runs.items() if run}
 
-def _difference(row: pd.Series) -> str:
-    return "–" if np.isnan(row["difference"]) else f"{row['difference']:+.2f}"
+    def reproduce(self, selection: RunSelection) -> dict[str, Any]:
+        """Return a row of a table's `data`: what is reported, what runs say, and the command of what was not run."""
+        ours, theirs = (self.scores(preset, selection) for preset in (self.preset, self.over))
+        gains = {seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs} if self.over else ours
+        scores = {seed: score for seed, score in gains.items() if not np.isnan(score)}
+        missing = bool(self.preset) and not scores and (not np.isnan(self.reported) or not ours)
+        wanted = [p for p, scored in ((self.preset, ours), (self.over, theirs)) if p and not scored] or [self.preset]
+        mean = statistics.fmean(scores.values()) if scores else np.nan
+        kept = ("row", "column", "best_within", "reported", "decimals", "preset")
+        return {name: getattr(self, name) for name in kept} | {
+            "reproduced": mean,
+            "sd": statistics.stdev(scores.values()) if len(scores) > 1 else np.nan,
+            "seeds": len(scores),
+            "difference": mean - self.reported,
+            "state": "reproduced" if scores else "not run" if missing else "none" if self.preset else "reported",
+            "folders": " ".join(str(selection.by_preset[self.preset][seed].folder) for seed in scores),
+            "command": "\n".join(command_for(preset, self.split) for preset in wanted) if missing else "",
+        }
 
 
 def command_for(preset: str, split: str = "val", seed: int = 0, beside: str = "") -> str:
-    """What would run and score a preset, and the variant `beside` it; where labels are withheld, predict its test split
-    for the server."""
-    scale, variant = preset.split("/")
+    """Return the command that runs and scores a preset, and the variants `beside` it.
+
+    Where labels are withheld, it predicts the test split for the server.
+    """
+    protocol, variant = preset.split("/")
     variants = f"'variants=[{variant},{beside}]'" if beside else f"variants={variant}"
-    command = f"snakemake --cores 1 --config scale={scale} {variants} 'seeds=[{seed}]' scores=True root=runs/grid"
+    command = f"snakemake --cores 1 --config protocol={protocol} {variants} 'seeds=[{seed}]' scores=True root=runs/grid"
     if split != "test":
         return command
-    folder = GridRun(scale, variant, seed, {}, Path("runs/grid")).folder
+    folder = GridRun(protocol, variant, seed, {}, Path("runs/grid")).folder
     return (
         f"{command} && papermill notebooks/05_test_inference.ipynb {folder}/05_test_inference.ipynb "
         f"-p run_folder {folder} -p dataset {PRESETS[preset].benchmark}"
@@ -162,198 +199,153 @@ def command_for(preset: str, split: str = "val", seed: int = 0, beside: str = ""
     )
 
 
-def _reproduce(cells: Iterable[dict[str, Any]], found: RunSelection) -> pd.DataFrame:
-    """Fill in what runs say of each cell: row, column, among, reported, decimals, preset, split, metric, class, …"""
-    rows = []
-    for cell in cells:
-        runs = _runs_of(found, cell["preset"], cell["split"])
-        values = {seed: _value(run, found, cell) for seed, run in runs.items()}
-        values = {seed: value for seed, value in values.items() if not np.isnan(value)}
-        mean = statistics.fmean(values.values()) if values else np.nan
-        asked = cell["preset"] and not values and (cell["reported"] == cell["reported"] or not runs)
-        pair = [cell["preset"], cell["over"]] if cell["metric"].endswith(GAIN) else [cell["preset"]]
-        wanted = [preset for preset in pair if not _runs_of(found, preset, cell["split"])] or [cell["preset"]]
-        rows.append(
-            {name: cell[name] for name in ("row", "column", "among", "reported", "decimals", "preset")}
-            | {
-                "reproduced": mean,
-                "sd": statistics.stdev(values.values()) if len(values) > 1 else np.nan,
-                "seeds": len(values),
-                "difference": mean - cell["reported"],
-                "state": "reproduced"
-                if values
-                else "not run"
-                if asked
-                else "reported"
-                if not cell["preset"]
-                else "none",
-                "folders": " ".join(str(runs[seed].folder) for seed in values),
-                "command": "\n".join(command_for(preset, cell["split"]) for preset in wanted) if asked else "",
-            }
-        )
-    return pd.DataFrame(rows)
+def score_table(name: str, kind: str, title: str, cells: Sequence[TableCell], selection: RunSelection) -> Table:
+    """Make the table of these cells."""
+    data = pd.DataFrame([cell.reproduce(selection) for cell in cells])
+    note = "Scores in %. Reproduced: mean ± standard deviation (random seeds), at one scale without flip"
+    note += "; difference: reproduced minus reported. " if data["reported"].notna().any() else ". "
+    note += "Bold: the best value; of what was reproduced, among the means of the most seeds."
+    if any(cell.split == "test" for cell in cells):
+        note += " Of test splits: what the servers said of predictions over six scales and flip "
+        note += f"({SERVER_SCORES} of a run)."
+    printed, bold = format_scores(data)
+    commits = {preset: commits for preset in data["preset"].unique() if (commits := selection.commits(preset))}
+    folders = sorted({folder for text in data["folders"] for folder in text.split()})
+    commands = list(dict.fromkeys(filter(None, "\n".join(data["command"]).split("\n"))))
+    return Table(name, kind, title, data, printed, bold, note, commits, folders, commands, float_format="%.4f")
 
 
-def _runs_of(found: RunSelection, preset: str, split: str) -> dict[int, Run]:
-    return {seed: scored for seed, run in found.by_preset.get(preset, {}).items() if (scored := run.on(split))}
+def find_best(data: pd.DataFrame) -> pd.DataFrame:
+    """Find the highest number `best_within` its cells, by value; equal ones all are, and a number alone is not.
 
-
-def _value(run: Run, found: RunSelection, cell: dict[str, Any]) -> float:
-    """The score of a run; of a gain, the difference to the run of the same seed that it is over."""
-    where = cell["metric"].removesuffix(GAIN), cell["class"], cell["condition"]
-    if not cell["metric"].endswith(GAIN):
-        return run.score(*where, cell.get("output", ""))
-    other = _runs_of(found, cell["over"], cell["split"]).get(run.seed)
-    return run.score(*where) - other.score(*where) if other else np.nan
-
-
-def _cells(frame: pd.DataFrame, row: Sequence[str], column: Sequence[str], among: Sequence[str]) -> list[dict]:
-    """The cells of a table of the paper: the columns that name its rows, its columns and what is compared."""
-    frame = frame.assign(**{name: "" for name in ("class", "condition", "over", "split") if name not in frame})
-    frame = frame.assign(reported=frame["value"], metric_name=frame["metric"].map(_metric_name))
-    cells = frame.to_dict("records")
-    for cell in cells:
-        for name, parts in (("row", row), ("column", column), ("among", among)):
-            cell[name] = ", ".join(str(cell[part]) for part in parts if str(cell[part]) not in ("", "nan"))
-    seen = set()
-    for cell in cells:  # the text names one gain twice
-        if (cell["row"], cell["column"]) in seen:
-            cell |= {"row": f"{cell['row']}, again", "among": f"{cell['among']}, again"}
-        seen.add((cell["row"], cell["column"]))
-    return cells
-
-
-def _metric_name(metric: str) -> str:
-    return METRICS.get(metric.removesuffix(GAIN), metric.removesuffix(GAIN))
-
-
-def paper_tables(found: RunSelection) -> list[Table]:
-    """Tables 1 to 5 and the scores of the text, with what was reproduced of them.
-
-    A run is compared where it was scored on the split that the paper names: most of its numbers are of test splits,
-    whose labels are withheld, so that they come from the benchmarks' servers alone (`submission.read_scores`).
+    Means are compared with means of as many seeds, of the most seeds; a 0 is never the best.
     """
-    tables = {n: paper.read(n) for n in ("table1", "table2", "table3", "table4", "table5", "text")}
-    text = tables["text"]
-    text = text[text["metric"].str.removesuffix(GAIN).isin([*METRICS, "iou"]) & (text["preset"] != "")].copy()
+    most = data["seeds"] == data.groupby("best_within", sort=False)["seeds"].transform("max")
+    numbers = data[["reported"]].assign(reproduced=data["reproduced"].where(most))
+    groups = numbers.groupby(data["best_within"], sort=False)
+    return (numbers == groups.transform("max")) & (numbers > 0) & (groups.transform("count") > 1)
+
+
+def format_scores(data: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Format rows and columns as printed, and say which texts are bold.
+
+    The first column names the rows; below each other one: reported, reproduced and difference, if it has any.
+    """
+    texts = {
+        "reported": [f"{r.reported:.{r.decimals}f}" if r.reported > -np.inf else np.nan for r in data.itertuples()],
+        "reproduced": [_format_mean(row) for row in data.itertuples()],
+        "difference": [f"{number:+.2f}" if number > -np.inf else np.nan for number in data["difference"]],
+    }
+    order = pd.MultiIndex.from_product([data["column"].unique(), list(texts)])
+
+    def widen(columns: Mapping[str, Iterable]) -> pd.DataFrame:
+        wide = data[["row", "column"]].assign(**columns).set_index(["row", "column"]).unstack("column")
+        return wide.swaplevel(axis=1).reindex(index=data["row"].unique(), columns=order)
+
+    printed, bold = widen(texts), widen({**find_best(data), "difference": False}).eq(True)
+    shown = [column for column in order if column[1] == "reproduced" or printed[column].notna().any()]
+    printed, bold = (wide[shown].rename_axis(index=None, columns=[None, None]) for wide in (printed, bold))
+    printed.insert(0, ("", ""), printed.index)
+    bold.insert(0, ("", ""), False)
+    return printed.reset_index(drop=True), bold.reset_index(drop=True)
+
+
+def _format_mean(row: tuple) -> str | float:
+    if row.seeds == 0:
+        return "not run" if row.command else np.nan
+    spread = "" if np.isnan(row.sd) else f" ± {row.sd:.2f}"
+    return f"{row.reproduced:.2f}{spread} ({row.seeds})"
+
+
+# -- Which tables there are
+
+
+def paper_tables(selection: RunSelection) -> list[Table]:
+    """Make Tables 1 to 5 and the scores of the text, with what was reproduced of them.
+
+    A run is compared where it was scored on the split that the paper names. Most of its numbers are of test splits,
+    whose labels are withheld: those scores come from the benchmarks' servers alone (`SERVER_SCORES`).
+    """
+    names = ("table1", "table2", "table3", "table4", "table5", "text")
+    one, two, three, four, five, text = map(paper.read, names)
     trained = {"train": "trained on train", "trainval": "trained on train+val", "": ""}
-    for name in ("table1", "table2"):
-        frame = tables[name]
-        part = frame.get("trained_on", frame["preset"].map(lambda p: "trainval" if "trainval" in p else "train"))
-        tables[name] = frame.assign(trained=part.map(trained))
-    for name in ("table2", "table3"):
-        tables[name] = tables[name].assign(scored=tables[name]["class"].replace("", "mIoU"))
-    five = tables["table5"]
-    tables["table5"] = five.assign(method=five["preset"].map(lambda p: variant_label(p.split("/")[1])))
-    text["over_name"] = text["over"].map(lambda over: f"gain over {NAMES[over.split('/')[1]]}" if over else "")
-    shapes = {  # its title; what names rows and columns, and what is the same for all of which the best is sought
-        "table1": (
-            "Table 1: Cityscapes test",
-            ("method", "backbone", "trained"),
-            ("metric_name",),
-            ("trained", "metric"),
-        ),
-        "table2": ("Table 2: Cityscapes test, IoU by class", ("scored",), ("method", "trained"), ("class", "trained")),
-        "table3": ("Table 3: ACDC test, IoU by class", ("condition", "scored"), ("method",), ("condition", "class")),
-        "table4": ("Table 4: ACDC, mIoU by condition", ("method",), ("condition",), ("condition",)),
-        "table5": ("Table 5: Cityscapes val, ablations, mIoU", ("method",), ("metric_name",), ("metric",)),
-        "text": (
-            "Section 4.2: scores and gains in the text",
-            ("benchmark", "split", "condition", "class", "method", "over_name"),
-            ("metric_name",),
-            ("benchmark", "split", "condition", "class", "over", "metric"),
+    one["trained"] = one["trained_on"].map(trained)
+    two["trained"] = [trained["trainval" if "trainval" in preset else "train"] for preset in two["preset"]]
+    two["scored"], three["scored"] = (table["class"].replace("", "mIoU") for table in (two, three))
+    five["method"] = [variant_label(preset.split("/")[1]) for preset in five["preset"]]
+    text = text[text["metric"].str.removesuffix(" gain").isin([*METRICS, "iou"]) & (text["preset"] != "")].copy()
+    text["over_name"] = [f"gain over {SYSTEM_NAMES[over.split('/')[1]]}" if over else "" for over in text["over"]]
+    # Of each table, the columns of the CSV that name its rows, its columns and what is compared.
+    gain = "benchmark split condition class"
+    cells = {
+        "Table 1: Cityscapes test": _paper_cells(one, "method backbone trained", "metric_name", "trained metric"),
+        "Table 2: Cityscapes test, IoU by class": _paper_cells(two, "scored", "method trained", "class trained"),
+        "Table 3: ACDC test, IoU by class": _paper_cells(three, "condition scored", "method", "condition class"),
+        "Table 4: ACDC, mIoU by condition": _paper_cells(four, "method", "condition", "condition"),
+        "Table 5: Cityscapes val, ablations, mIoU": _paper_cells(five, "method", "metric_name", "metric"),
+        "Section 4.2: scores and gains in the text": _paper_cells(
+            text, f"{gain} method over_name", "metric_name", f"{gain} over metric"
         ),
     }
-    return [
-        _table(name, title, _cells(text if name == "text" else tables[name], *keys), found)
-        for name, (title, *keys) in shapes.items()
+    return [score_table(n, "paper", title, c, selection) for n, (title, c) in zip(names, cells.items(), strict=True)]
+
+
+def _paper_cells(table: pd.DataFrame, row: str, column: str, best_within: str) -> list[TableCell]:
+    """Make the cells of a table of the paper; the columns given name its rows, its columns and what is compared."""
+    table = table.assign(**{name: "" for name in ("class", "condition", "over", "split") if name not in table})
+    table["metric"] = table["metric"].str.removesuffix(" gain")  # where `over` is not empty
+    table["metric_name"] = table["metric"].map(METRICS).fillna(table["metric"])
+    labels = [
+        table[names.split()].agg(lambda n: ", ".join(filter(None, n)), axis=1) for names in (row, column, best_within)
     ]
+    again = np.where(pd.concat(labels[:2], axis=1).duplicated(), ", again", "")  # the text names one gain twice
+    table = table.assign(
+        row=labels[0] + again, column=labels[1], best_within=labels[2] + again, reported=table["value"]
+    )
+    where = ["row", "column", "best_within", "preset", "split", "metric", "class", "condition", "over"]
+    return [TableCell(*values) for values in table[[*where, "reported", "decimals"]].itertuples(index=False)]
 
 
-def _table(name: str, title: str, cells: list[dict], found: RunSelection) -> Table:
-    """The table of these cells; says where runs of several commits stand in one mean."""
-    frame = _reproduce(cells, found)
-    commits = {p: c for p in dict.fromkeys(frame["preset"]) if (c := found.commits(p))}
-    note = "Scores in %. Reproduced: mean ± standard deviation (random seeds), at one scale without flip"
-    note += "; difference: reproduced minus reported. " if frame["reported"].notna().any() else ". "
-    note += "Bold: the best value; of what was reproduced, among the means of the most seeds."
-    if any(cell["split"] == "test" for cell in cells):
-        servers = f"what the servers said of predictions over six scales and flip ({SERVER_SCORES} of a run)"
-        note += f" Of test splits: {servers}."
-    return Table(name, title, frame, note + commit_note(commits))
+def protocol_tables(protocol: str, selection: RunSelection) -> list[Table]:
+    """Make the same tables of one of our protocols, scored on val: systems, classes, conditions, ablations.
 
+    The paper has no numbers for them; it has some for the first and the last on its own benchmarks (`paper_tables`).
+    """
+    experiment, words = PROTOCOLS[protocol]
+    dataset = get_dataset(experiment.benchmark)
 
-def commit_note(commits: Mapping[str, Sequence[str]]) -> str:
-    """What has to be said of the commits of each preset's runs: where there are several, and code that was changed."""
-    note = ""
-    if len({one for several in commits.values() for one in several}) > 1:
-        named = "; ".join(f"{preset} {' '.join(several)}" for preset, several in commits.items())
-        note += f" Runs are of several commits: {named}."
-    changed = [preset for preset, several in commits.items() if any("+" in one for one in several)]
-    return note + (f" Run with code that was changed after its commit (+): {', '.join(changed)}." if changed else "")
+    def cell(variant: str, column: str, metric: str = "miou", **where: str) -> TableCell:
+        preset = f"{protocol}/{variant}"
+        return TableCell(variant_label(variant), column, column, preset, experiment.val_split, metric, **where)
+
+    ablations = [*TABLE_5, *(v for v in VARIANTS if v not in (*TABLE_5, *SYSTEMS))]
+    outputs = {"S_i": "S_i", "S_s": "S_s", "S_f": "S_f", "final": ""}
+    classes = dataset.class_names if dataset.num_classes <= 30 else ()
+    conditions = (*dataset.conditions, "all") if dataset.conditions else ()
+    # In Table 2 rows and columns change places, so that many classes fit on a page: the best is sought along a row.
+    by_class = [
+        replace(cell(v, n, "iou", class_name=n), row=n, column=variant_label(v)) for n in classes for v in SYSTEMS
+    ]
+    tables = {
+        1: ("systems", [cell(v, METRICS[metric], metric) for v in SYSTEMS for metric in mean_metrics(dataset)]),
+        2: ("IoU by class", by_class),
+        4: ("mIoU by condition", [cell(v, name, condition=name) for v in SYSTEMS for name in conditions]),
+        5: ("ablations, mIoU of each output", [cell(v, n, output=o) for v in ablations for n, o in outputs.items()]),
+    }
+    title = f"of the protocol {protocol} ({words}), val"
+    return [
+        score_table(f"{protocol}_table{n}", "protocol", f"Table {n}, {title}: {what}", cells, selection)
+        for n, (what, cells) in tables.items()
+        if cells
+    ]
 
 
 def variant_label(name: str) -> str:
-    """A variant in words: its system, and what it changes in it."""
-    if name in NAMES:
-        return NAMES[name]
-    changes = {k: v for k, v in VARIANTS[name].changes.items() if k not in ("init_from", "widen_pretrained")}
-    system = "HRNet" if changes.get("branch_stage", 4) is None else "OVeNet"
-    words = {
-        "freeze_backbone": "frozen backbone",
-        "ohem": "without OHEM",
-        "confidence_loss": "without confidence loss",
-        "fuse_probabilities": "probabilities fused",
-        "tau": "τ {:g}",
-        "branch_stage": "branch from stage {}",
-        "loss_weight": "loss x {:g}",
-        "width": "as many parameters as OVeNet",
-    }
-    parts = [words[key].format(value) for key, value in changes.items() if value is not None]
-    return f"{system}, {', '.join(parts)}"
-
-
-def scale_tables(scale: str, found: RunSelection) -> list[Table]:
-    """The same tables of one of our scales, scored on val: systems, classes, conditions, ablations.
-
-    The paper has no numbers for them; it has for the first and the last on its own benchmarks (`paper_tables`).
-    """
-    data = get_dataset(PROTOCOLS[scale][0].benchmark)
-    common = {"reported": np.nan, "decimals": 2, "split": PROTOCOLS[scale][0].val_split, "class": "", "condition": ""}
-
-    def cells(variants: Iterable[str], columns: Sequence[dict[str, str]]) -> list[dict]:
-        return [
-            common | {"row": variant_label(v), "preset": f"{scale}/{v}", "among": column["column"]} | column
-            for v in variants
-            for column in columns
-        ]
-
-    by_metric = [{"column": METRICS[m], "metric": m} for m in mean_metrics(data)]
-    by_output = [{"column": o, "metric": "miou", "output": o} for o in ("S_i", "S_s", "S_f")]
-    by_output.append({"column": "answer", "metric": "miou", "output": ""})
-    # Rows and columns change places, so that many classes fit on a page: the best is sought along a row.
-    names = data.class_names if data.num_classes <= 30 else ()
-    by_class = [
-        common
-        | {
-            "row": name,
-            "column": variant_label(v),
-            "among": name,
-            "preset": f"{scale}/{v}",
-            "metric": "iou",
-            "class": name,
-        }
-        for name in names
-        for v in SYSTEMS
-    ]
-    by_condition = [{"column": c, "metric": "miou", "condition": c} for c in (*data.conditions, "all")]
-    ablations = [*TABLE_5, *(v for v in VARIANTS if v not in (*TABLE_5, *SYSTEMS))]
-    made = [(1, "systems", cells(SYSTEMS, by_metric)), (2, "IoU by class", by_class)]
-    made += [(4, "mIoU by condition", cells(SYSTEMS, by_condition))] if data.conditions else []
-    made += [(5, "ablations, mIoU of each output", cells(ablations, by_output))]
-    title = "Table {}, at the scale " + f"{scale} ({PROTOCOLS[scale][1]}), val: " + "{}"
-    return [_table(f"{scale}_table{n}", title.format(n, what), c, found) for n, what, c in made if c]
-
-
-def _order(text: str) -> tuple:
-    return (text != "Semantic" and not text[0].isdigit(), len(text), text)
+    """Name a variant in words: its system, and what it changes in it."""
+    if name in SYSTEM_NAMES:
+        return SYSTEM_NAMES[name]
+    variant = VARIANTS[name]
+    system = "HRNet" if variant.changes.get("branch_stage", 4) is None else "OVeNet"
+    changed = [(k, v) for k, v in variant.changes.items() if v is not None and k != "widen_pretrained"]
+    words = [CHANGE_WORDS[field_].format(value) for field_, value in changed]
+    return ", ".join([system, *words, *(["as many parameters as OVeNet"] if variant.width_factor != 1 else [])])

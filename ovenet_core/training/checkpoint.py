@@ -1,4 +1,8 @@
-"""Snapshots of a run: what they say of the run that they are of, and the refusal of another's."""
+"""The files of a run, and the refusal to go on from another run's.
+
+A *snapshot* (`snapshot.pt`) is the whole state of a training that has not ended: weights, optimizer, history. Training
+goes on from it. A *checkpoint* (`checkpoint.safetensors`, the best one `best.safetensors`) is weights alone.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,64 +14,87 @@ import torch
 
 from ovenet_core.data import Sample
 from ovenet_core.training.config import Experiment
-from ovenet_core.utils import SnapshotError, short_hash
+from ovenet_core.utils import RunError, SnapshotError, short_hash
+
+SNAPSHOT, CHECKPOINT, BEST = "snapshot.pt", "checkpoint.safetensors", "best.safetensors"
+RESULT, CONFIG, HISTORY = "result.json", "config.json", "history.csv"
 
 
 def run_identity(experiment: Experiment, seed: int) -> dict[str, Any]:
-    """What a run is: its configuration and its seed."""
+    """Return what makes a run: its configuration and its seed."""
     fields = json.loads(json.dumps(asdict(experiment)))  # as they are read again: a tuple is a list there
     return {"config_hash": experiment.config_hash, "seed": seed, "experiment": fields}
 
 
 def samples_identity(samples: Mapping[str, Sequence[Sample]]) -> dict[str, list]:
-    """Of each split the number of its images and a hash of their names, in order."""
+    """Return, for each split, the number of its images and a hash of their names in order."""
     return {split: [len(them), short_hash([sample.name for sample in them])] for split, them in samples.items()}
 
 
-def refuse_another(file: Path, state: Any, experiment: Experiment, seed: int) -> None:
-    """Raise SnapshotError if what is stored in a file is not of a run, or of another experiment or seed."""
-    whole = isinstance(state, dict) and {"experiment", "seed", "config_hash"} <= state.keys()
-    if not whole or not isinstance(state["experiment"], dict):
-        raise SnapshotError(
-            f"{file} holds something else than a run, expected its experiment and seed; move it away, "
-            "or choose another run folder"
-        )
-    differences = experiment.differences(state["experiment"])
-    if state["seed"] != seed:
-        differences.append(f"seed: {seed}, {state['seed']}")
+def refuse_another_run(file: Path, stored: Any, experiment: Experiment, seed: int) -> None:
+    """Raise SnapshotError unless what a file holds is a run of this experiment and seed."""
+    whole = isinstance(stored, dict) and {"experiment", "seed", "config_hash"} <= stored.keys()
+    if not whole or not isinstance(stored["experiment"], dict):
+        fix = "move the file away, or choose another run folder"
+        raise SnapshotError(file, "something else", "a run with its experiment and seed", fix)
+    differences = experiment.differences(stored["experiment"])
+    if stored["seed"] != seed:
+        differences.append(f"seed: {seed}, {stored['seed']}")
     if differences:
-        raise SnapshotError(
-            f"{file} is of another run. This one and that one differ in {'; '.join(differences)} (configuration "
-            f"{experiment.config_hash}, {state['config_hash']}). Choose another run folder, or delete the file"
-        )
+        found = f"another run (configuration {stored['config_hash']}; it differs in {'; '.join(differences)})"
+        expected = f"this run (configuration {experiment.config_hash})"
+        raise SnapshotError(file, found, expected, "choose another run folder, or delete the file")
 
 
 def refuse_other_images(file: Path, stored: Mapping[str, list], samples: Mapping[str, list]) -> None:
-    """Raise SnapshotError if the run that a snapshot is of had other images (see `of_samples`)."""
-    for split, (number, names) in samples.items():
-        if [number, names] != stored[split]:
-            raise SnapshotError(
-                f"{file} is of a run with {stored[split][0]} images of {split}; here are {number}, "
-                "or others. Restore these images, or delete the file to start anew"
-            )
+    """Raise SnapshotError if a snapshot's run had other images than these; both are `samples_identity`."""
+    for split, (count, names) in samples.items():
+        if [count, names] != stored[split]:
+            found = f"a run with {stored[split][0]} images of {split}"
+            expected = f"the {count} images of {split} that are there now"
+            raise SnapshotError(file, found, expected, "restore the images, or delete the file to start again")
 
 
 def snapshot_mtime(file: Path) -> int:
-    """When a snapshot was written, by whichever process, in nanoseconds; 0 if there is none."""
+    """Return when any process last wrote a snapshot, in nanoseconds; 0 if there is none."""
     return file.stat().st_mtime_ns if file.exists() else 0
 
 
 def read_snapshot(file: Path) -> Any:
-    """What a snapshot holds, read without running code from it."""
+    """Read a snapshot, without running code from it."""
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise SnapshotError(f"{file} cannot be read ({error}); delete it to start anew") from error
+        raise SnapshotError(file, error, "a snapshot", "delete the file to start again") from error
 
 
-def read_result(file: Path) -> Any:
-    """What the `result.json` or the `config.json` of a run holds."""
+def read_run_file(file: Path) -> Any:
+    """Read the `result.json` or `config.json` of a run."""
     try:
         return json.loads(file.read_text())
     except ValueError as error:
-        raise SnapshotError(f"{file} is not whole ({error}); move it away to train again") from error
+        raise SnapshotError(file, f"no whole JSON ({error})", "a run", "move the file away to train again") from error
+
+
+def read_result(file: Path, experiment: Experiment, seed: int) -> dict[str, Any]:
+    """Read the `result.json` of this experiment and seed; SnapshotError if it is another run's."""
+    result = read_run_file(file)
+    refuse_another_run(file, result, experiment, seed)
+    return result
+
+
+def run_experiment(run_folder: str | Path) -> Experiment:
+    """Read a run's experiment from the configuration in its folder.
+
+    Raises:
+        RunError: it is no run folder.
+        SnapshotError: its configuration is damaged.
+    """
+    for file in (Path(run_folder, RESULT), Path(run_folder, CONFIG)):
+        if file.exists():
+            try:
+                return Experiment.from_json(read_run_file(file)["experiment"])
+            except (KeyError, TypeError) as error:
+                fix = "restore the file, or give another run folder"
+                raise SnapshotError(file, f"no experiment ({error!r})", "a run", fix) from error
+    raise RunError(run_folder, "no run", f"a folder with {RESULT} or {CONFIG}", "give a run folder")

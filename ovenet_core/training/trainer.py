@@ -1,410 +1,300 @@
-"""Training: the loop, the schedule, snapshots that continue exactly, and the result of a run.
+"""The training loop: accumulated gradients, the history, snapshots that continue exactly, and the result of a run.
 
-A run is one experiment with one seed and leaves one folder: `config.json`, `history.csv`, `snapshot.pt` while it
-lasts, `best.safetensors` with the weights that had the best validation score, `checkpoint.safetensors` with the last
-ones and `result.json` when it is done. Every file is written whole or not at all, by the first process alone.
-
-One process trains in a notebook; several are started by torchrun (`python -m ovenet_core train --help`), each with
-its share of every batch.
+A run is one experiment with one seed and leaves one folder: `config.json`, `history.csv`, `snapshot.pt` until it is
+done, `best.safetensors` (weights of the best validation), `checkpoint.safetensors` (the last ones) and `result.json`.
+The first process alone writes them, each file whole or not at all.
 """
 
+import copy
 import itertools
-import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ovenet_core import utils
-from ovenet_core.data import (
-    DecodedCache,
-    DistributedBatchSampler,
-    Sample,
-    SegmentationDataset,
-    TrainingDataset,
-    fingerprint,
-    get_dataset,
-)
-from ovenet_core.evaluation import Evaluation, evaluate, normalise, predict_classes
-from ovenet_core.losses import LossTerms
+from ovenet_core.data import Sample, fingerprint
+from ovenet_core.evaluation import Evaluation
+from ovenet_core.layers import normalise
+from ovenet_core.losses import OVeNetLoss
+from ovenet_core.ovenet import OVeNet
 from ovenet_core.training import checkpoint
-from ovenet_core.training.checkpoint import SnapshotError
-from ovenet_core.training.config import Experiment
-from ovenet_core.training.factory import (
-    autocast,
-    build_loss,
-    build_network,
-    labelled_samples,
-    load_initial_weights,
-    load_weights,
-    select_device,
-    warn_if_slow,
-)
-from ovenet_core.utils import (
-    commit,
-    peak_memory,
-    provenance,
-    remove_unfinished,
-    run_folder_lock,
-    write_atomically,
-    write_json,
-)
-from ovenet_core.weights import read_state
-
-STATE = ("iteration", "seconds", "history", "sums", "best", "commits", "load_report")  # beside network and optimizer
-OLDEST = STATE[:4]  # what each snapshot has; the first ones had no more
+from ovenet_core.training.config import Experiment, autocast
+from ovenet_core.utils import RunError, SnapshotError, commit, run_folder_lock, write_atomically, write_json
 
 
-class DivergedError(RuntimeError):
-    """The loss is not finite; the message names the images of the batch."""
+class DivergedError(RunError):
+    """The loss or its gradient is not finite; `where` names the images of the batch."""
+
+
+@dataclass
+class TrainingState:
+    """How far a run has come, besides network, optimizer and learning rate; a snapshot holds all of it."""
+
+    iteration: int = 0  # iterations done
+    seconds: float = 0.0  # training time so far
+    history: list[dict[str, float]] = field(default_factory=list)  # one row for each epoch
+    loss_sums: dict[str, float] = field(default_factory=dict)  # loss terms since the last row of the history
+    best: dict[str, float] = field(default_factory=dict)  # epoch and mIoU of the best validation
+    metrics: dict[str, dict] = field(default_factory=dict)  # of the last validation, for each prediction
+    commits: list[str] = field(default_factory=list)  # of the code that has trained this run
+    load_report: str = "random"  # where the initial weights come from
 
 
 class Trainer:
-    """One run: an experiment with one seed, in one folder.
+    """One run. `factory.create_trainer` builds the parts.
 
     Args:
-        experiment: what to train.
-        data_root: folder of the benchmark's images.
-        run_folder: where the run's files go; a snapshot in it is continued.
-        seed: of the initial values, the order of the images and the augmentation.
-        weights: file of `experiment.pretrained`; required if the experiment names one and the run has not begun.
-        init_from: folder of the finished run of `experiment.init_from`; likewise.
-        device: "cpu", "cuda", …; by default a GPU if there is one.
-        workers: processes that prepare images; the outcome does not depend on it.
-        cache: folder for the decoded training images (`cache.DecodedCache`), so that no epoch decodes them again.
-        snapshot_every: iterations between snapshots; by default one per epoch.
+        experiment, seed: what is trained; the seed also sets dropout.
+        folder: where the run's files go; a snapshot in it is continued.
+        network: on its device, with its initial values, or with the trained ones if the run is done.
+        loss: gives `LossTerms` for a prediction and labels.
+        optimizer, scheduler: the scheduler steps once an iteration.
+        loader: gives the parts of each batch; its batch sampler is a `DistributedBatchSampler`.
+        validate: scores a network on the validation split; its second argument shows how far it is.
+        samples: the images of "train" and "val".
+        load_report: where the network's initial values come from.
+        snapshot_every: iterations between snapshots; by default one epoch.
         progress: show a progress bar.
 
     Raises:
-        SnapshotError: the folder holds a snapshot of another experiment or seed or of other images, or a damaged one.
-        ValueError, DataError: class weights of another number than the classes; a split without labels.
+        SnapshotError: the folder holds another experiment, seed or images, or a damaged snapshot.
     """
 
     def __init__(
         self,
         experiment: Experiment,
-        data_root: str | Path,
-        run_folder: str | Path,
+        seed: int,
+        folder: Path,
         *,
-        seed: int = 0,
-        weights: str | Path | None = None,
-        init_from: str | Path | None = None,
-        device: str | torch.device = "",
-        workers: int = 0,
-        cache: str | Path | None = None,
+        network: OVeNet,
+        loss: OVeNetLoss,
+        optimizer: Optimizer,
+        scheduler: LRScheduler,
+        loader: DataLoader,
+        validate: Callable[..., dict[str, Evaluation]],
+        samples: Mapping[str, Sequence[Sample]],
+        load_report: str = "random",
         snapshot_every: int | None = None,
         progress: bool = True,
     ):
-        self.experiment, self.seed, self.workers, self.progress = experiment, seed, workers, progress
-        self.folder = Path(run_folder)
-        self.device = torch.device(device) if isinstance(device, torch.device) else select_device(device)
-        self.writes = utils.rank() == 0
-        self.data = get_dataset(experiment.benchmark)
-        self.loss = build_loss(experiment, self.data.num_classes).to(self.device)
-        self.train_samples = labelled_samples(self.data, data_root, "train_split", experiment.train_split)
-        self.val_samples = labelled_samples(self.data, data_root, "val_split", experiment.val_split)
-        self.images = TrainingDataset(
-            self._source(cache),
-            self.train_samples,
-            seed,
-            crop=experiment.crop,
-            image_size=experiment.image_size,
-            scale_range=experiment.scale_range,
-            flip=experiment.flip,
-        )
-        share = {"rank": utils.rank(), "processes": utils.world_size(), "micro_batch_size": experiment.micro_batch_size}
-        self.batches = DistributedBatchSampler(
-            len(self.train_samples), experiment.batch_size, experiment.epochs, seed, **share
-        )
+        self.experiment, self.seed, self.folder, self.samples = experiment, seed, folder, samples
+        self.network, self.loss, self.validate = network, loss, validate
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.loader, self.batches = loader, loader.batch_sampler
+        self.device = next(network.parameters()).device
+        self.is_main_process = utils.rank() == 0
+        self.progress = progress and self.is_main_process
         self.snapshot_every = snapshot_every or self.batches.per_epoch
-        self.commit = commit()  # of the code as it runs, whatever becomes of the files meanwhile
-        self.weights, self.init_from = weights, init_from
-        warn_if_slow(experiment, self.device)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._begin()
-
-    def _begin(self) -> None:
-        """The state to go on from: a finished run's, the snapshot's, or the initial one."""
-        self.seen = checkpoint.snapshot_mtime(self.snapshot)
-        torch.manual_seed(self.seed)
-        self.network = build_network(self.experiment, self.data.num_classes)
-        self.commits: list[str] = []  # of all processes that have had a part in this run, in no order
-        self.iteration, self.seconds = 0, 0.0
-        self.history: list[dict[str, float]] = []
-        self.sums: dict[str, float] = {}  # of the loss terms since the last row of the history
-        self.best: dict[str, float] = {}  # epoch and mIoU of the best validation
-        self.scores: dict[str, dict] = {}  # of the last validation
-        self.load_report = ""
+        self.commit = commit()  # of the code that runs, even if the files change meanwhile
+        self.snapshot, self.result = folder / checkpoint.SNAPSHOT, folder / checkpoint.RESULT
+        self.state = TrainingState(load_report=load_report)
+        weights = {name: tensor.to("cpu", copy=True) for name, tensor in network.state_dict().items()}
+        self.initial = copy.deepcopy(self._stored()) | {"network": weights}  # to begin again before any snapshot
+        self.snapshot_mtime, self.interrupted = 0, False  # interrupted: an error has left something half done
         if self.result.exists():
-            self.load_report = self._finished_result().get("initial_weights", "")
-            if (last := self.folder / "checkpoint.safetensors").exists():
-                load_weights(self.network, read_state(last), str(last))
-        elif not self.snapshot.exists():
-            self.load_report = load_initial_weights(self.network, self.experiment, self.weights, self.init_from)
-        layout = torch.channels_last if self.experiment.channels_last else torch.contiguous_format
-        self.network.to(self.device, memory_format=layout)
-        if utils.world_size() > 1 and self.device.type == "cuda":  # there is none for processors
-            self.network = nn.SyncBatchNorm.convert_sync_batchnorm(self.network)
-        self.optimizer = torch.optim.SGD(
-            [p for p in self.network.parameters() if p.requires_grad],
-            lr=self.experiment.learning_rate,
-            momentum=self.experiment.momentum,
-            weight_decay=self.experiment.weight_decay,
-        )
-        if self.snapshot.exists() and not self.result.exists():
-            self._resume()
-        self.left = False  # whether an error or interruption has ended the training in the midst of something
-
-    @property
-    def snapshot(self) -> Path:
-        return self.folder / "snapshot.pt"
-
-    @property
-    def result(self) -> Path:
-        return self.folder / "result.json"
-
-    def _source(self, cache: str | Path | None) -> SegmentationDataset | DecodedCache:
-        """Where training images are read; the first process decodes those that the cache has not."""
-        if not cache:
-            return self.data
-        if not self.writes:
-            utils.barrier()
-        source = DecodedCache.build(self.data, self.train_samples, cache, progress=self.progress and self.writes)
-        if self.writes:
-            utils.barrier()
-        return source
+            result = checkpoint.read_result(self.result, experiment, seed)
+            self.state.load_report = result.get("initial_weights", "")
+            if (trained := folder / checkpoint.CHECKPOINT).exists():
+                network.load_state_dict(load_file(trained))
+        elif self.snapshot.exists():
+            self._restore()
 
     def run(self, stop_after: int | None = None) -> dict[str, Any] | None:
-        """Train to the end and return the result; or stop at iteration `stop_after` with a snapshot (None).
+        """Train to the end and return the result; or stop after iteration `stop_after` with a snapshot (None).
 
-        A run that is done already is not repeated. Interrupting keeps the last snapshot; called again, it goes on from
-        there.
+        A finished run is not repeated. An interrupted one keeps its last snapshot; called again, it goes on from there.
 
         Raises:
             DivergedError: the loss or its gradient is not finite; the last snapshot stays.
-            RuntimeError: another process trains in the same folder.
+            RunError: another process trains in the same folder.
         """
         if self.result.exists():
             return self._done()
-        with run_folder_lock(self.folder) if self.writes else nullcontext():
+        with run_folder_lock(self.folder) if self.is_main_process else nullcontext():
             utils.barrier()
-            if self.result.exists():  # by now
+            if self.result.exists():  # another process has finished it meanwhile
                 return self._done()
-            if self.writes:
-                remove_unfinished(self.folder)
-                write_json(self.folder / "config.json", checkpoint.run_identity(self.experiment, self.seed))
+            if self.is_main_process:
+                utils.remove_unfinished(self.folder)
+                write_json(self.folder / checkpoint.CONFIG, checkpoint.run_identity(self.experiment, self.seed))
             return self._train(stop_after)
 
     def _train(self, stop_after: int | None) -> dict[str, Any] | None:
-        if self.left or self.seen != checkpoint.snapshot_mtime(self.snapshot):
-            self._begin()
-        self.left = True
-        self.commits = sorted({*self.commits, self.commit})
+        if self.interrupted or self.snapshot_mtime != checkpoint.snapshot_mtime(self.snapshot):
+            self._restore()
+        state, total = self.state, self.batches.total
+        self.interrupted = True
+        state.commits = sorted({*state.commits, self.commit})
         self.network.train()
         network = DistributedDataParallel(self.network) if utils.world_size() > 1 else self.network
         self.step_network = torch.compile(network) if self.experiment.compile else network
-        self.batches.start = self.iteration
-        total = self.batches.total
-        loader = DataLoader(
-            self.images,
-            batch_sampler=self.batches,
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # else it draws from torch's random state
-        )
-        shown = self.progress and self.writes
-        bar = tqdm(total=total, initial=self.iteration, desc="training", unit="it", disable=not shown)
-        self.started = time.perf_counter() - self.seconds
-        source = iter(loader)
-        while parts := list(itertools.islice(source, self.batches.steps)):
-            self._step(parts, total)
+        self.batches.start = state.iteration
+        self.started = time.perf_counter() - state.seconds
+        bar = tqdm(total=total, initial=state.iteration, desc="training", unit="it", disable=not self.progress)
+        parts_of_batches = iter(self.loader)
+        while parts := list(itertools.islice(parts_of_batches, self.batches.accumulation_steps)):
+            self._step(parts)
             bar.update()
-            self._after_step(bar)
-            if self.iteration == stop_after and self.iteration < total:
+            self._record(bar)
+            self.scheduler.step()
+            stop = state.iteration == stop_after and state.iteration < total
+            if stop or state.iteration % self.snapshot_every == 0:
                 self._save_snapshot()
-                self.left = False
+            if stop:
+                self.interrupted = False
                 return None
         bar.close()
-        return self._finish()
-
-    def _step(self, parts: Sequence[Sequence], total: int) -> None:
-        """One iteration: the gradients of the parts of a batch are accumulated, in the mean."""
-        rate = self.experiment.poly(self.iteration, total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        # Random numbers (dropout) follow from seed, iteration and rank, as the images do: nothing is to be restored.
-        random = np.random.SeedSequence([self.seed, self.iteration, utils.rank()])
-        torch.manual_seed(int(random.generate_state(1)[0]))
-        self.optimizer.zero_grad(set_to_none=True)
-        # Losses are shares of the sum over all processes, but gradients will be averaged over them.
-        scale = self.experiment.loss_weight * utils.world_size()
-        found: dict[str, float] = {}
-        for step, (images, labels, names) in enumerate(parts):
-            weight = self.batches.weights[step]
-            run_folder_lock = utils.world_size() > 1 and step < len(parts) - 1
-            with self.step_network.no_sync() if run_folder_lock else nullcontext():
-                terms = self._terms(images, labels)
-                values = dict(terms.items())
-                sums = utils.all_reduce_sum(torch.tensor([*values.values()], dtype=torch.float64)).tolist()
-                if not np.isfinite(sums).all():
-                    self._diverged(dict(zip(values, sums, strict=True)), rate, names)
-                (terms.total * weight * scale).backward()
-            for name, value in zip(values, sums, strict=True):
-                found[name] = found.get(name, 0.0) + weight * value
-        norm = float(nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None]))
-        if not np.isfinite(norm):
-            self._diverged(found | {"norm of the gradient": norm}, rate, [n for *_, names in parts for n in names])
-        self.optimizer.step()
-        self.iteration += 1
-        for name, value in found.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-
-    def _terms(self, images: Tensor, labels: Tensor) -> LossTerms:
-        images, labels = (x.to(self.device, non_blocking=True) for x in (images, labels))
-        with autocast(self.experiment, self.device):
-            prediction = self.step_network(normalise(images, self.experiment.channels_last))
-        return self.loss(prediction, labels)
-
-    def _diverged(self, values: dict[str, float], rate: float, names: Sequence[str]) -> None:
-        every = [name for theirs in utils.all_gather(list(names)) for name in theirs]
-        raise DivergedError(
-            f"the loss is {values} at iteration {self.iteration} (learning rate {rate:.2g}) with the images "
-            f"{', '.join(every)}; the last snapshot is kept: look at them, or train with a lower learning_rate in "
-            "another run folder"
-        )
-
-    def _after_step(self, bar: tqdm) -> None:
-        """At the end of an epoch a row of the history, now and then a snapshot."""
-        done_in_epoch = self.iteration % self.batches.per_epoch or self.batches.per_epoch
-        means = {name: value / done_in_epoch for name, value in self.sums.items()}
-        rate = self.optimizer.param_groups[0]["lr"]
-        bar.set_postfix(loss=f"{means['total']:.3f}", lr=f"{rate:.1e}", refresh=False)
-        if done_in_epoch == self.batches.per_epoch:
-            epoch = self.iteration // self.batches.per_epoch
-            losses = {"loss" if name == "total" else f"loss_{name}": value for name, value in means.items()}
-            self.history.append({"iteration": self.iteration, "epoch": epoch, "lr": rate, **losses})
-            if epoch % self.experiment.validate_every == 0 or epoch == self.experiment.epochs:
-                self._validate(bar)
-            self.sums = {}
-            if self.writes:
-                table = pd.DataFrame(self.history)
-                write_atomically(self.folder / "history.csv", lambda f: table.to_csv(f, index=False))
-        if self.iteration % self.snapshot_every == 0:
-            self._save_snapshot()
-
-    def _validate(self, bar: tqdm) -> None:
-        self.scores = {name: evaluation.as_dict() for name, evaluation in self.evaluate(bar).items()}
-        columns = {"S_i": "miou_initial", "S_s": "miou_seed", "S_f": "miou_fused"}
-        self.history[-1] |= {columns[name]: scores["miou"] for name, scores in self.scores.items()}
-        final = list(self.scores)[-1]
-        epoch, miou = self.history[-1]["epoch"], self.scores[final]["miou"]
-        if self.writes and self.progress:
-            bar.write(f"epoch {epoch:4d}: mIoU of {final} {100 * miou:.2f}%")
-        if miou > self.best.get("miou", -1):
-            self._save_weights("best.safetensors")
-            self.best = {"epoch": epoch, "miou": miou}
-
-    def evaluate(self, bar: tqdm | None = None) -> dict[str, Evaluation]:
-        """Scores of S_i, S_s and S_f on the validation split, at the size of the labels; none at boundaries.
-
-        A training bar, if given, shows how many images have been scored.
-        """
-        utils.broadcast(self.network.buffers())  # running statistics, of which the first process's are kept
-        size, layout = self.experiment.image_size, self.experiment.channels_last
-        scored, share = itertools.count(1), math.ceil(len(self.val_samples) / utils.world_size())
-
-        def read(sample: Sample) -> dict[str, Tensor]:
-            image = self.data.read_image(sample)
-            if bar is not None:
-                bar.set_postfix_str(f"validating {next(scored)}/{share}")
-            return predict_classes(self.network, image, image_size=size, channels_last=layout)
-
-        with autocast(self.experiment, self.device):
-            return evaluate(self.data, self.val_samples, read, boundaries=False, workers=1, progress=False)
-
-    def _save_weights(self, name: str) -> None:
-        if self.writes:
-            tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
-            write_atomically(self.folder / name, lambda f: save_file(tensors, f.name), mode="wb")
-
-    @property
-    def _samples(self) -> dict[str, list]:
-        return checkpoint.samples_identity({"train": self.train_samples, "val": self.val_samples})
-
-    def _save_snapshot(self) -> None:
-        if not self.writes:
-            return
-        self.seconds = time.perf_counter() - self.started
-        state = checkpoint.run_identity(self.experiment, self.seed) | {name: getattr(self, name) for name in STATE}
-        state |= {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
-        state["images"] = self._samples
-        write_atomically(self.snapshot, lambda f: torch.save(state, f), mode="wb")
-        self.seen = checkpoint.snapshot_mtime(self.snapshot)
-
-    def _resume(self) -> None:
-        state = checkpoint.read_snapshot(self.snapshot)
-        checkpoint.refuse_another(self.snapshot, state, self.experiment, self.seed)
-        try:
-            checkpoint.refuse_other_images(self.snapshot, state.get("images", self._samples), self._samples)
-            self.network.load_state_dict(state["network"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            for name in STATE:
-                setattr(self, name, state[name] if name in OLDEST else state.get(name, getattr(self, name)))
-        except SnapshotError:
-            raise
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise SnapshotError(f"{self.snapshot} is not whole ({error}); delete it to start anew") from error
-
-    def _finish(self) -> dict[str, Any]:
-        if self.history[-1].get("miou_initial") is None:
-            raise RuntimeError("the last epoch was not validated")
-        if not self.scores:  # interrupted after the last snapshot
-            self.scores = {name: evaluation.as_dict() for name, evaluation in self.evaluate().items()}
-        self._save_weights("checkpoint.safetensors")
-        if self.writes:
+        self._save_weights(checkpoint.CHECKPOINT)
+        if self.is_main_process:
             write_json(self.result, self._result())
         utils.barrier()
         return self._done()
 
+    def _step(self, parts: Sequence[Sequence]) -> None:
+        """Do one iteration: accumulate the gradients of the parts of a batch, weighted by their share of it."""
+        # Random numbers (dropout) follow from seed, iteration and rank, as the images do: nothing has to be restored.
+        random = np.random.SeedSequence([self.seed, self.state.iteration, utils.rank()])
+        torch.manual_seed(int(random.generate_state(1)[0]))
+        self.optimizer.zero_grad(set_to_none=True)
+        # Losses are shares of the sum over all processes, but DDP averages gradients over them.
+        scale = self.experiment.loss_weight * utils.world_size()
+        batch_losses: dict[str, float] = {}
+        for step, (images, labels, names) in enumerate(parts):
+            weight, is_last = self.batches.weights[step], step == len(parts) - 1
+            accumulate_only = utils.world_size() > 1 and not is_last
+            with self.step_network.no_sync() if accumulate_only else nullcontext():
+                with autocast(self.experiment, self.device):
+                    images = normalise(images.to(self.device, non_blocking=True), self.experiment.channels_last)
+                    prediction = self.step_network(images)
+                terms = self.loss(prediction, labels.to(self.device, non_blocking=True))
+                values = dict(terms.items())
+                sums = utils.all_reduce_sum(torch.tensor([*values.values()], dtype=torch.float64)).tolist()
+                if not np.isfinite(sums).all():
+                    self._raise_diverged(dict(zip(values, sums, strict=True)), names)
+                (terms.total * weight * scale).backward()
+            for name, value in zip(values, sums, strict=True):
+                batch_losses[name] = batch_losses.get(name, 0.0) + weight * value
+        norm = float(nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None]))
+        if not np.isfinite(norm):
+            self._raise_diverged(
+                batch_losses | {"norm of the gradient": norm}, [n for *_, names in parts for n in names]
+            )
+        self.optimizer.step()
+        self.state.iteration += 1
+        for name, value in batch_losses.items():
+            self.state.loss_sums[name] = self.state.loss_sums.get(name, 0.0) + value
+
+    def _raise_diverged(self, values: dict[str, float], names: Sequence[str]) -> None:
+        all_names = ", ".join(name for process_names in utils.all_gather(list(names)) for name in process_names)
+        where = f"iteration {self.state.iteration}, images {all_names}"
+        found = f"a loss of {values} at learning rate {self.scheduler.get_last_lr()[0]:.2g}"
+        fix = "look at these images, or lower learning_rate in another run folder; the last snapshot is kept"
+        raise DivergedError(where, found, "finite numbers", fix)
+
+    def _record(self, bar: tqdm) -> None:
+        """Show the loss; at the end of an epoch validate if it is time, and add a row to the history."""
+        state, per_epoch = self.state, self.batches.per_epoch
+        done_in_epoch = state.iteration % per_epoch or per_epoch
+        means = {name: value / done_in_epoch for name, value in state.loss_sums.items()}
+        rate = self.scheduler.get_last_lr()[0]
+        bar.set_postfix(loss=f"{means['total']:.3f}", lr=f"{rate:.1e}", refresh=False)
+        if done_in_epoch < per_epoch:
+            return
+        epoch = state.iteration // per_epoch
+        losses = {"loss" if name == "total" else f"loss_{name}": value for name, value in means.items()}
+        state.history.append({"iteration": state.iteration, "epoch": epoch, "lr": rate, **losses})
+        if epoch % self.experiment.validate_every == 0 or epoch == self.experiment.epochs:
+            self._validate(bar)
+        state.loss_sums = {}
+        if self.is_main_process:
+            table = pd.DataFrame(state.history)
+            write_atomically(self.folder / checkpoint.HISTORY, lambda file: table.to_csv(file, index=False))
+
+    def _validate(self, bar: tqdm) -> None:
+        state = self.state
+        state.metrics = {name: e.as_dict() for name, e in self.validate(self.network, bar.set_postfix_str).items()}
+        columns = {"S_i": "miou_initial", "S_s": "miou_seed", "S_f": "miou_fused"}
+        state.history[-1] |= {columns[name]: scores["miou"] for name, scores in state.metrics.items()}
+        epoch, final = state.history[-1]["epoch"], list(state.metrics)[-1]
+        miou = state.metrics[final]["miou"]
+        if self.progress:
+            bar.write(f"epoch {epoch:4d}: mIoU of {final} {100 * miou:.2f}%")
+        if miou > state.best.get("miou", -1):
+            self._save_weights(checkpoint.BEST)
+            state.best = {"epoch": epoch, "miou": miou}
+
+    def _save_weights(self, name: str) -> None:
+        if self.is_main_process:
+            tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
+            write_atomically(self.folder / name, lambda file: save_file(tensors, file.name), mode="wb")
+
+    def _stored(self) -> dict[str, Any]:
+        """Return everything that training goes on from."""
+        parts = {"network": self.network, "optimizer": self.optimizer, "scheduler": self.scheduler}
+        stored = checkpoint.run_identity(self.experiment, self.seed) | asdict(self.state)
+        stored["images"] = checkpoint.samples_identity(self.samples)
+        return stored | {name: part.state_dict() for name, part in parts.items()}
+
+    def _save_snapshot(self) -> None:
+        self.state.seconds = time.perf_counter() - self.started
+        if self.is_main_process:
+            write_atomically(self.snapshot, lambda file: torch.save(self._stored(), file), mode="wb")
+            self.snapshot_mtime = checkpoint.snapshot_mtime(self.snapshot)
+
+    def _restore(self) -> None:
+        """Go back to the snapshot, or to the initial state if there is none."""
+        self.snapshot_mtime = checkpoint.snapshot_mtime(self.snapshot)
+        stored = checkpoint.read_snapshot(self.snapshot) if self.snapshot_mtime else copy.deepcopy(self.initial)
+        checkpoint.refuse_another_run(self.snapshot, stored, self.experiment, self.seed)
+        try:
+            images = stored["images"]
+            self.network.load_state_dict(stored["network"])
+            self.optimizer.load_state_dict(stored["optimizer"])
+            self.scheduler.load_state_dict(stored["scheduler"])
+            self.state = TrainingState(**{f.name: stored[f.name] for f in fields(TrainingState)})
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise SnapshotError(self.snapshot, error, "a whole snapshot", "delete the file to start again") from error
+        checkpoint.refuse_other_images(self.snapshot, images, checkpoint.samples_identity(self.samples))
+
     def _done(self) -> dict[str, Any]:
-        """The result of a run that is done, which needs its snapshot no longer."""
-        result = self._finished_result()
-        if self.writes:
+        """Return the result of a finished run, which needs its snapshot no longer."""
+        result = checkpoint.read_result(self.result, self.experiment, self.seed)
+        if self.is_main_process:
             with suppress(OSError):  # a finished run may lie where nothing can be changed
                 self.snapshot.unlink(missing_ok=True)
         return result
 
     def _result(self) -> dict[str, Any]:
-        several = {"commits": self.commits} if len(self.commits) > 1 else {}
-        about = checkpoint.run_identity(self.experiment, self.seed)
-        return {"config_hash": about["config_hash"], "seed": self.seed} | {
-            "metrics": self.scores,
+        state, identity = self.state, checkpoint.run_identity(self.experiment, self.seed)
+        return {
+            "config_hash": identity["config_hash"],
+            "seed": self.seed,
+            "metrics": state.metrics,
             "split": self.experiment.val_split,
-            "best_validation": self.best,
-            "images": {"train": len(self.train_samples), "val": len(self.val_samples)},
-            "data_fingerprint": fingerprint([*self.train_samples, *self.val_samples]),
+            "best_validation": state.best,
+            "images": {split: len(samples) for split, samples in self.samples.items()},
+            "data_fingerprint": fingerprint([*self.samples["train"], *self.samples["val"]]),
             "parameters": sum(p.numel() for p in self.network.parameters()),
-            "initial_weights": self.load_report,
+            "initial_weights": state.load_report,
             "duration_seconds": round(time.perf_counter() - self.started, 1),
-            "peak_memory_gib": round(peak_memory(self.device), 3),
-            **provenance(self.device),
+            "peak_memory_gib": round(utils.peak_memory(self.device), 3),
+            **utils.provenance(self.device),
             "commit": self.commit,
-            **several,
+            **({"commits": state.commits} if len(state.commits) > 1 else {}),
             "processes": utils.world_size(),
-            "experiment": about["experiment"],
+            "experiment": identity["experiment"],
         }
-
-    def _finished_result(self) -> dict[str, Any]:
-        result = checkpoint.read_result(self.result)
-        checkpoint.refuse_another(self.result, result, self.experiment, self.seed)
-        return result

@@ -24,14 +24,14 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from ovenet_core.cross_entropy import IGNORE_INDEX, ohem_cross_entropy
+from ovenet_core.data import CITYSCAPES
 from ovenet_core.data.cache import DecodedCache
-from ovenet_core.data.dataset import CITYSCAPES
 from ovenet_core.data.synthetic.writer import draw_scene, write_scenes
 from ovenet_core.data.transforms import random_crop, sample_rng
-from ovenet_core.data.validation import examine
+from ovenet_core.data.validation import validate
 from ovenet_core.evaluation.boundary_metrics import LabelBoundaries
-from ovenet_core.evaluation.inference import normalise
 from ovenet_core.evaluation.metrics import ConfusionMatrix
+from ovenet_core.layers import normalise
 from ovenet_core.training.factory import build_loss, build_network
 from ovenet_core.training.presets import preset
 from ovenet_core.utils.files import write_json
@@ -45,20 +45,25 @@ MEMORY_BOUNDS = {("hrnet", False): 4.2, ("hrnet_ocr", False): 5.0, ("hrnet", Tru
 measurements: list[dict] = []
 
 
-def report(what: str, measured: float, bound: float | None, unit: str, note: str = "", at_least: bool = False) -> None:
-    """Print one row of the table, and keep it; without a bound it is only measured."""
+def report(
+    id_: str,
+    what: str,
+    measured: float,
+    bound: float | None,
+    unit: str,
+    note: str = "",
+    at_least: bool = False,
+    **fields: int | str | list[int],
+) -> None:
+    """Print one row of the table, and keep it; without a bound it is only measured.
+
+    Args:
+        id_: of the kind of measurement; with `fields`, by which others find it in the file.
+        what: is measured, in words.
+    """
     good = bound is None or (measured >= bound if at_least else measured <= bound)
-    measurements.append(
-        {
-            "what": what,
-            "measured": measured,
-            "unit": unit,
-            "bound": bound,
-            "at_least": at_least,
-            "met": good,
-            "note": note,
-        }
-    )
+    row = {"id": id_, **fields, "what": what, "measured": measured, "unit": unit, "bound": bound}
+    measurements.append(row | {"at_least": at_least, "met": good, "note": note})
     sign, mark = ">=" if at_least else "<=", "ok" if good else "MISSED"
     held = f"{sign} {bound:5.2f} {mark:7s}" if bound is not None else " " * 16
     print(f"{what:60s} {measured:7.2f} {unit:4s} {held} {note}".rstrip(), flush=True)
@@ -101,7 +106,7 @@ def ohem() -> None:
             ][1:]  # the first one warms up
             base, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
             what = f"OHEM / cross-entropy, {name}{'' if class_weights is None else ', weights'}"
-            report(what, ours / base, 1.15, "x", f"{1000 * ours:.0f} ms / {1000 * base:.0f} ms")
+            report("ohem", what, ours / base, 1.15, "x", f"{1000 * ours:.0f} ms / {1000 * base:.0f} ms")
 
 
 # -- Scores
@@ -118,6 +123,7 @@ def confusion() -> None:
     pairs = [[timed(function) for function in both] for _ in range(REPETITIONS)][1:]  # the first one warms up
     plain, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
     report(
+        "confusion_matrix",
         "confusion matrix from scores / argmax, 1x19x1024x2048",
         ours / plain,
         1.5,
@@ -143,7 +149,13 @@ def boundaries() -> None:
         for _ in range(3):
             edges.count(prediction)
 
-    report("boundary scores, 1024x2048, three outputs, one thread", min(timed(count) for _ in range(3)), 3, "s")
+    report(
+        "boundary_scores",
+        "boundary scores, 1024x2048, three outputs, one thread",
+        min(timed(count) for _ in range(3)),
+        3,
+        "s",
+    )
 
 
 # -- Training
@@ -171,13 +183,9 @@ def training_step(repetitions: int = 5) -> None:
     rounds = [[step(name) for name in networks] for _ in range(repetitions + 1)][1:]  # the first one warms up
     base, *others = (statistics.median(column) for column in zip(*rounds, strict=True))
     for name, ours in zip(["ovenet", "hrnet-wide"], others, strict=True):
-        report(
-            f"training step, W18 at 180x240, {name} / hrnet, one thread",
-            ours / base,
-            None,
-            "x",
-            f"{ours:.2f} s / {base:.2f} s",
-        )
+        what, note = f"training step, W18 at 180x240, {name} / hrnet, one thread", f"{ours:.2f} s / {base:.2f} s"
+        fields = {"width": specs["hrnet"].width, "crop": [180, 240], "system": name}
+        report("training_step", what, ours / base, None, "x", note, **fields)
 
 
 # -- Memory
@@ -192,18 +200,20 @@ def memory() -> None:
         note = f"{result['seconds']:.0f} s"
         if checkpointing:
             same = gradients[backbone] == result["gradients"]
-            report(f"gradients of {backbone} that checkpointing changes", int(not same), 0, "")
+            report(
+                "checkpointing_gradients", f"gradients of {backbone} that checkpointing changes", int(not same), 0, ""
+            )
         gradients[backbone] = result["gradients"]
         what = f"peak memory, W48 OVeNet on {backbone}{', checkpointing' * checkpointing}"
-        report(what, result["peak"], bound, "GiB", note)
+        report("peak_memory", what, result["peak"], bound, "GiB", note)
 
 
 LARGE_IMAGE = """
 import resource, sys, time, numpy as np
 from ovenet_core.evaluation import InferenceConfig, predict_classes
 from ovenet_core.ovenet import build
-network, start = build("hrnet", 48, 19, 4), time.perf_counter()
-predict_classes(network, np.zeros((2048, 4096, 3), np.uint8), Inference(tuple(map(float, sys.argv[1:]))))
+network, start = build(), time.perf_counter()
+predict_classes(network, np.zeros((2048, 4096, 3), np.uint8), InferenceConfig(tuple(map(float, sys.argv[1:]))))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, time.perf_counter() - start)
 """
 
@@ -213,7 +223,14 @@ def large_image(scales: tuple[float, ...] = (0.5, 1.0)) -> None:
     command = [sys.executable, "-c", LARGE_IMAGE, *map(str, scales)]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     peak, duration = map(float, output.split())
-    report(f"peak memory, W48 OVeNet, 2048x4096 at {len(scales)} scales", peak, 6, "GiB", f"{duration:.0f} s")
+    report(
+        "large_image_memory",
+        f"peak memory, W48 OVeNet, 2048x4096 at {len(scales)} scales",
+        peak,
+        6,
+        "GiB",
+        f"{duration:.0f} s",
+    )
 
 
 # -- Data
@@ -226,7 +243,13 @@ def crops(count: int = 200) -> None:
     start = time.thread_time()
     for index in range(count):
         random_crop(scene.image, label, crop=SIZE, rng=sample_rng(0, 0, index))
-    report("random crop, 1024x2048 to 512x1024, one thread, mean", 1000 * (time.thread_time() - start) / count, 5, "ms")
+    report(
+        "random_crop",
+        "random crop, 1024x2048 to 512x1024, one thread, mean",
+        1000 * (time.thread_time() - start) / count,
+        5,
+        "ms",
+    )
 
 
 def input_pipeline(images: int = 4, epochs: int = 4) -> None:
@@ -247,6 +270,7 @@ def input_pipeline(images: int = 4, epochs: int = 4) -> None:
         seconds_an_image(cache.read)  # warms up
         plain, cached = seconds_an_image(CITYSCAPES.read), seconds_an_image(cache.read)
     report(
+        "input_pipeline",
         "images per second and core with the cache / without",
         plain / cached,
         6,
@@ -260,15 +284,22 @@ def doctor(images: int = 8) -> None:
     """The examination of full-size pairs, as long as 3,475 of them would take."""
     with tempfile.TemporaryDirectory() as folder:
         root = write_scenes(folder, split_sizes={"train": images}, size=FULL_SIZE, progress=False)
-        each = examine(CITYSCAPES, root, ["train"], progress=False).seconds / images
-    report("doctor, 3,475 full-size pairs, all cores", 3475 * each / 60, 15, "min", f"{1000 * each:.0f} ms each")
+        each = validate(CITYSCAPES, root, ["train"], progress=False).seconds / images
+    report(
+        "validation",
+        "validation, 3,475 full-size pairs, all cores",
+        3475 * each / 60,
+        15,
+        "min",
+        f"{1000 * each:.0f} ms each",
+    )
 
 
 def scenes() -> None:
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         write_scenes(folder, split_sizes={"train": 48, "val": 16}, progress=False)
-        report("64 generated scenes of 128x256, written", time.perf_counter() - start, 10, "s")
+        report("synthetic_scenes", "64 generated scenes of 128x256, written", time.perf_counter() - start, 10, "s")
 
 
 def two_processes(images: int = 16, epochs: int = 5) -> None:
@@ -297,6 +328,7 @@ def two_processes(images: int = 16, epochs: int = 5) -> None:
 
         one, two = rate(1), rate(2)
     report(
+        "two_processes",
         "images per second, two processes / one, a core each",
         two / one,
         1.5,

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/bench_gpu.py [PART …] --record results/bench_gpu
 
-Each part is a file of its own in that folder, so that they can be measured one by one; `ovenet_core.report` writes the
-tables of docs/gpu.md from them. A measurement is whole training steps on a batch that lies on the GPU already: forward,
-losses, backward, and SGD. Two of these programs that run at once measure one after the other.
+Each part is a file of its own in that folder, so that they can be measured one by one. `python -m ovenet_core report`
+writes the tables of docs/gpu.md from them. A measurement is whole training steps on a batch that lies on the GPU
+already: forward, losses, backward, and SGD. Two of these programs that run at once measure one after the other.
 """
 
 import argparse
@@ -21,10 +21,10 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from ovenet_core.data.dataset import get_dataset
-from ovenet_core.evaluation.inference import normalise
+from ovenet_core.data import get_dataset
+from ovenet_core.layers import normalise
+from ovenet_core.training import autocast, build_loss, build_network
 from ovenet_core.training.config import Experiment
-from ovenet_core.training.factory import autocast, build_loss, build_network
 from ovenet_core.training.presets import SYSTEMS, preset
 from ovenet_core.utils.files import write_json
 from ovenet_core.utils.provenance import provenance
@@ -40,7 +40,7 @@ SWITCHES = [
     FASTEST,
     FASTEST | {"checkpointing": True},
 ]
-BODIES = ("ovenet", "ovenet-ocr")
+BACKBONES = ("ovenet", "ovenet-ocr")
 STUDY = "camvid/ovenet"
 COMPILED = {"compiled": "cityscapes/ovenet", "compiled-ocr": "cityscapes/ovenet-ocr", "compiled-study": STUDY}
 BENCHMARKS = ("cityscapes", "acdc", "ade20k")
@@ -113,7 +113,7 @@ def measure(name: str, **changes) -> dict:
 
 
 def switches() -> list[dict]:
-    return [measure(f"cityscapes/{backbone}", **changes) for backbone in BODIES for changes in SWITCHES]
+    return [measure(f"cityscapes/{backbone}", **changes) for backbone in BACKBONES for changes in SWITCHES]
 
 
 def compiled(name: str) -> list[dict]:
@@ -121,7 +121,7 @@ def compiled(name: str) -> list[dict]:
 
 
 def benchmarks() -> list[dict]:
-    return [measure(f"{scale}/{system}", **FASTEST) for scale in BENCHMARKS for system in SYSTEMS]
+    return [measure(f"{protocol}/{system}", **FASTEST) for protocol in BENCHMARKS for system in SYSTEMS]
 
 
 def together() -> list[dict]:

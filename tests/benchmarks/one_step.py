@@ -17,7 +17,7 @@ from ovenet_core.ovenet import build
 backbone, checkpointing = sys.argv[1], "checkpointing" in sys.argv[2:]
 torch.set_num_threads(2)
 torch.manual_seed(0)
-network = build(backbone, 48, 19, 4, checkpointing=checkpointing)
+network = build(backbone=backbone, checkpointing=checkpointing)
 labels = torch.randint(0, 19, (1, 512, 1024))
 start = time.perf_counter()
 OVeNetLoss()(network(torch.randn(1, 3, 512, 1024)), labels).total.backward()

@@ -18,7 +18,7 @@ from torch import Tensor
 from ovenet_core.cross_entropy import cross_entropy, ohem_cross_entropy
 from ovenet_core.evaluation.metrics import ConfusionMatrix
 from ovenet_core.layers import upsample
-from ovenet_core.losses import LossTerms, OVeNetLoss, reference_confidence_loss
+from ovenet_core.losses import LossTerms, ReferenceLoss, reference_confidence_loss
 from ovenet_core.ovenet import Logits, OVeNet, Prediction, build
 from ovenet_core.weights import load_official, our_name
 
@@ -69,10 +69,10 @@ def network(file: str, dtype: torch.dtype, **options) -> OVeNet:
         options["ocr_channels"] = state["cls_head.weight"].shape[1]
         options["ocr_key_channels"] = len(state["ocr_distri_head.object_context_block.f_pixel.0.weight"])
     made = build(
-        backbone,
-        int(width),
         int(classes),
-        int(branch) if branch else None,
+        backbone=backbone,
+        width=int(width),
+        branch_stage=int(branch) if branch else None,
         tau=0.2 if backbone == "hrnet_ocr" else 0.5,  # a table in the README of the data
         blocks=config["num_blocks"],
         **REFERENCE | options,
@@ -149,16 +149,15 @@ def test_outputs(file, variant, dtype):
 
 
 def loss_of(file: str, kind: str, dtype: torch.dtype) -> tuple[OVeNet, LossTerms]:
-    """The file's network and its losses in reference mode, for `ce` or `ohem_t…_k…`."""
+    """The file's network and its reference losses, for `ce` or `ohem_t…_k…`."""
     golden = load(file)
     ohem = OHEM.match(kind)
     assert ohem or kind == "ce", f"unknown loss {kind}"
-    loss = OVeNetLoss(
+    loss = ReferenceLoss(
         ohem=bool(ohem),
-        threshold=float(ohem[1]) if ohem else 0.9,
-        min_kept=int(ohem[2]) if ohem else 0,
+        ohem_threshold=float(ohem[1]) if ohem else 0.9,
+        ohem_min_kept=int(ohem[2]) if ohem else 0,
         class_weights=tuple(golden["input/class_weights"].tolist()) if "input/class_weights" in golden else None,
-        reference=True,
     )
     made = network(file, dtype)
     return made, loss.to(dtype)(made(golden["input/image"].to(dtype)), golden["input/labels"])
@@ -197,7 +196,7 @@ def loss_inputs(dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def loss_value(name: str, data: dict[str, Tensor]) -> Tensor:
-    """The loss of that name (without `value/`) in reference mode."""
+    """The loss of that name (without `value/`), as the reference computes it."""
     labels, size = data["labels"], data["labels"].shape[-2:]
     if name.endswith("_all_ignored"):
         logits, labels = data["logits_full"], torch.full_like(labels, 255)
@@ -214,12 +213,11 @@ def loss_value(name: str, data: dict[str, Tensor]) -> Tensor:
     align_corners = {"True": True, "False": False, "": True}[align]
     ohem = OHEM.match(kind.removeprefix("two_output_"))
     assert ohem or kind.removeprefix("two_output_") == "ce"
-    loss = OVeNetLoss(
+    loss = ReferenceLoss(
         ohem=bool(ohem),
-        threshold=float(ohem[1]) if ohem else 0.9,
-        min_kept=int(ohem[2]) if ohem else 0,
+        ohem_threshold=float(ohem[1]) if ohem else 0.9,
+        ohem_min_kept=int(ohem[2]) if ohem else 0,
         class_weights={"cw": tuple(data["class_weights"].tolist()), "nw": None}[weighted],
-        reference=True,
     ).to(data["class_weights"])
     auxiliary = None
     if kind.startswith("two_output_"):

@@ -1,4 +1,4 @@
-"""What only a GPU can show: the same numbers as on a processor, every switch, and a whole run. Skipped without one."""
+"""What only a GPU can show: the same numbers as on a CPU, every switch, and a whole run. Skipped without one."""
 
 import copy
 
@@ -8,11 +8,9 @@ import torch
 
 from ovenet_core.cross_entropy import ohem_cross_entropy
 from ovenet_core.data.synthetic.writer import write_scenes
-from ovenet_core.evaluation.inference import normalise
+from ovenet_core.layers import normalise
 from ovenet_core.losses import confidence_loss
-from ovenet_core.training.factory import autocast, build_loss, build_network
-from ovenet_core.training.presets import preset
-from ovenet_core.training.trainer import Trainer
+from ovenet_core.training import autocast, build_loss, build_network, create_trainer, preset
 from ovenet_core.utils import distributed
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -21,7 +19,7 @@ SIZE = (96, 128)
 
 @pytest.fixture(autouse=True)
 def exact(monkeypatch):
-    """float32 arithmetic is that of a processor, which a GPU's own kind of it (TF32) is not."""
+    """float32 arithmetic is that of a CPU, which a GPU's own kind of it (TF32) is not."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
@@ -34,24 +32,24 @@ def batch(images: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
     return batches, labels
 
 
-def outputs(spec, network, device):
+def outputs(experiment, network, device):
     images, labels = (x.to(device) for x in batch())
-    with autocast(spec, torch.device(device)):
-        prediction = network(normalise(images, spec.channels_last))
-    return prediction, build_loss(spec, 19).to(device)(prediction, labels)
+    with autocast(experiment, torch.device(device)):
+        prediction = network(normalise(images, experiment.channels_last))
+    return prediction, build_loss(experiment, 19).to(device)(prediction, labels)
 
 
 @pytest.mark.parametrize("backbone", ["hrnet", "hrnet_ocr"])
-def test_a_gpu_computes_what_a_processor_computes(backbone):
+def test_a_gpu_computes_what_a_cpu_computes(backbone):
     torch.manual_seed(0)
-    spec = preset("synthetic/ovenet", backbone=backbone)
-    network = build_network(spec, 19).eval()  # dropout draws other numbers on a GPU
+    experiment = preset("synthetic/ovenet", backbone=backbone)
+    network = build_network(experiment, 19).eval()  # dropout draws other numbers on a GPU
     there = copy.deepcopy(network).cuda()
-    (here, loss), (found, loss_there) = outputs(spec, network, "cpu"), outputs(spec, there, "cuda")
+    (here, loss), (on_gpu, loss_there) = outputs(experiment, network, "cpu"), outputs(experiment, there, "cuda")
     for name, tolerance in {"offsets": 1e-4, "confidence_logits": 1e-3}.items():
-        torch.testing.assert_close(getattr(found, name).cpu(), getattr(here, name), atol=tolerance, rtol=0)
+        torch.testing.assert_close(getattr(on_gpu, name).cpu(), getattr(here, name), atol=tolerance, rtol=0)
     for name, output in here.outputs().items():
-        torch.testing.assert_close(found.outputs()[name].main.cpu(), output.main, atol=1e-3, rtol=0)
+        torch.testing.assert_close(on_gpu.outputs()[name].main.cpu(), output.main, atol=1e-3, rtol=0)
     assert dict(loss_there.items()) == pytest.approx(dict(loss.items()), abs=1e-3)
 
 
@@ -70,16 +68,16 @@ def test_a_switch_changes_speed_and_memory_but_not_the_training(switches):
     """Loss and gradient of a step, beside those of plain float32."""
     torch.manual_seed(0)
     plain = preset("synthetic/ovenet", precision="float32", channels_last=False)
-    spec = plain.override(**switches)
+    experiment = plain.override(**switches)
     one = build_network(plain, 19).cuda().train()
-    other = build_network(spec, 19).cuda().train()
+    other = build_network(experiment, 19).cuda().train()
     other.load_state_dict(one.state_dict())
-    if spec.channels_last:
+    if experiment.channels_last:
         other.to(memory_format=torch.channels_last)
     losses = []
-    for experiment, network in ((plain, one), (spec, other)):
-        step = torch.compile(network) if experiment.compile else network
-        _, terms = outputs(experiment, step, "cuda")
+    for each, network in ((plain, one), (experiment, other)):
+        step = torch.compile(network) if each.compile else network
+        _, terms = outputs(each, step, "cuda")
         terms.total.backward()
         losses.append(float(terms.total.detach()))
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
@@ -102,12 +100,13 @@ def test_losses_select_the_same_pixels(kept):
 
 def test_a_run_is_trained_interrupted_and_taken_up(tmp_path):
     root = write_scenes(tmp_path / "synthetic", split_sizes={"train": 8, "val": 2}, size=SIZE, progress=False)
-    spec = preset("synthetic-short/ovenet", crop=SIZE, epochs=4, precision="bfloat16", ohem_min_kept=1000)
+    experiment = preset("synthetic-short/ovenet", crop=SIZE, epochs=4, precision="bfloat16", ohem_min_kept=1000)
     options = {"device": "cuda", "workers": 1, "progress": False}
-    assert Trainer(spec, root, tmp_path / "run", **options).run(stop_after=3) is None
-    result = Trainer(spec, root, tmp_path / "run", **options).run()
+    assert create_trainer(experiment, root, tmp_path / "run", **options).run(stop_after=3) is None
+    result = create_trainer(experiment, root, tmp_path / "run", **options).run()
     assert result["hardware"] == torch.cuda.get_device_name() and result["peak_memory_gib"] > 0
     assert set(result["metrics"]) == {"S_i", "S_s", "S_f"}
-    again = Trainer(spec, root, tmp_path / "run", **options)  # opened, it has the trained network
-    assert again.evaluate()["S_f"].as_dict()["miou"] == pytest.approx(result["metrics"]["S_f"]["miou"], abs=0.02)
+    again = create_trainer(experiment, root, tmp_path / "run", **options)  # opened, it has the trained network
+    scores = again.validate(again.network, lambda text: None)["S_f"].as_dict()
+    assert scores["miou"] == pytest.approx(result["metrics"]["S_f"]["miou"], abs=0.02)
     assert distributed.world_size() == 1

@@ -12,9 +12,10 @@ from torch import Tensor
 from ovenet_core import losses
 from ovenet_core.cross_entropy import cross_entropy, ohem_cross_entropy
 from ovenet_core.layers import upsample
-from ovenet_core.losses import LossTerms, OVeNetLoss, confidence_loss, reference_confidence_loss
+from ovenet_core.losses import LossTerms, OVeNetLoss, ReferenceLoss, confidence_loss, reference_confidence_loss
 from ovenet_core.memory import backward_in_forward
 from ovenet_core.ovenet import BACKBONES, Logits, Prediction, build
+from ovenet_core.utils import ConfigError
 
 CLASSES = 4
 WEIGHTS = (0.5, 2.0, 1.0, 3.0)
@@ -273,12 +274,12 @@ WITH_OCR = pytest.mark.parametrize("with_ocr", [False, True])
 
 @WITH_OCR
 @pytest.mark.parametrize("align_corners", [False, True])
-def test_terms_are_the_losses_of_the_enlarged_maps(with_ocr, align_corners):
+def test_terms_are_the_losses_of_the_upsampled_maps(with_ocr, align_corners):
     """OHEM of the main logits, plain cross-entropy of the auxiliary ones, in the network's resize convention."""
     prediction, _ = leaf_prediction(with_ocr, align_corners=align_corners)
     _, labels = random_case(0)
     weights = torch.tensor(WEIGHTS, dtype=torch.float64)
-    loss = OVeNetLoss(threshold=0.3, min_kept=20, auxiliary_weight=0.7, class_weights=WEIGHTS).double()
+    loss = OVeNetLoss(ohem_threshold=0.3, ohem_min_kept=20, auxiliary_weight=0.7, class_weights=WEIGHTS).double()
     terms = loss(prediction, labels)
     for output, got in (("initial", terms.initial), ("seed", terms.seed), ("fused", terms.fused)):
         logits = getattr(prediction, output)
@@ -304,20 +305,21 @@ def test_plain_cross_entropy_is_a_switch():
 @given(kappa=st.floats(0, 2), lambda_=st.floats(0, 2))
 def test_total_weighs_the_terms_as_equations_5_and_7_say(with_ocr, kappa, lambda_):
     prediction, _ = leaf_prediction(with_ocr)
-    terms = OVeNetLoss(kappa=kappa, lambda_=lambda_, min_kept=20)(prediction, random_case(0)[1])
+    terms = OVeNetLoss(kappa=kappa, lambda_=lambda_, ohem_min_kept=20)(prediction, random_case(0)[1])
     expected = terms.fused + kappa * terms.seed + lambda_ * terms.initial + terms.confidence
     torch.testing.assert_close(terms.total, expected)
 
 
 def test_weights_are_those_of_the_paper_by_default():
     """kappa = lambda = 0.5 (section 4.1), auxiliary 0.4, OHEM with threshold 0.9 and 131072 pixels."""
-    loss = OVeNetLoss()
-    assert (loss.kappa, loss.lambda_, loss.auxiliary_weight) == (0.5, 0.5, 0.4)
-    assert (loss.ohem, loss.threshold, loss.min_kept, loss.class_weights) == (True, 0.9, 131072, None)
+    config = OVeNetLoss().config
+    assert (config.kappa, config.lambda_, config.auxiliary_weight) == (0.5, 0.5, 0.4)
+    assert (config.ohem, config.ohem_threshold, config.ohem_min_kept) == (True, 0.9, 131072)
+    assert config.class_weights is None
 
 
 def test_confidence_loss_can_be_left_out():
-    terms = OVeNetLoss(with_confidence=False, min_kept=20)(leaf_prediction(False)[0], random_case(0)[1])
+    terms = OVeNetLoss(confidence_loss=False, ohem_min_kept=20)(leaf_prediction(False)[0], random_case(0)[1])
     assert terms.confidence is None
     torch.testing.assert_close(terms.total, terms.fused + 0.5 * terms.seed + 0.5 * terms.initial)
 
@@ -326,7 +328,7 @@ def test_confidence_loss_can_be_left_out():
 def test_total_of_a_baseline_is_the_loss_of_its_own_prediction(with_ocr):
     prediction, _ = leaf_prediction(with_ocr)
     _, labels = random_case(0)
-    loss = OVeNetLoss(min_kept=20)
+    loss = OVeNetLoss(ohem_min_kept=20)
     terms = loss(Prediction(prediction.initial, align_corners=True), labels)
     assert terms.total == terms.initial == loss(prediction, labels).initial
     assert terms.seed is terms.fused is terms.confidence is None
@@ -361,7 +363,7 @@ def test_gradients_of_the_total_equal_plain_autograd(with_ocr, ohem, monkeypatch
         if plain:
             monkeypatch.setattr(losses, "backward_in_forward", lambda loss, logits: loss(logits))
         prediction, leaves = leaf_prediction(with_ocr)
-        total = OVeNetLoss(ohem=ohem, min_kept=20, class_weights=WEIGHTS).double()(prediction, labels).total
+        total = OVeNetLoss(ohem=ohem, ohem_min_kept=20, class_weights=WEIGHTS).double()(prediction, labels).total
         gradients.append(torch.autograd.grad(total, leaves, allow_unused=True))
     assert gradients[0][-1].any()
     for got, expected in zip(*gradients, strict=True):
@@ -383,7 +385,7 @@ def test_only_small_maps_are_kept_for_the_backward_pass(with_ocr):
     """Of the semantic losses: the gradients at the resolution of the output, nothing at that of the labels."""
     prediction, _ = leaf_prediction(with_ocr)
     labels = torch.zeros(2, 50, 60, dtype=torch.int64)
-    total = OVeNetLoss(with_confidence=False)(prediction, labels).total
+    total = OVeNetLoss(confidence_loss=False)(prediction, labels).total
     kept = kept_for_the_backward_pass(total.grad_fn, set())
     assert {x.shape for x in kept if x.dim()} == {prediction.initial.main.shape}
 
@@ -406,7 +408,7 @@ def test_nan_in_an_offset_reaches_the_loss(with_confidence):
     prediction, leaves = leaf_prediction(False)
     with torch.no_grad():
         leaves[-2][1, 0, 2, 1] = math.nan
-    terms = OVeNetLoss(with_confidence=with_confidence)(prediction, random_case(0)[1])
+    terms = OVeNetLoss(confidence_loss=with_confidence)(prediction, random_case(0)[1])
     assert terms.total.isnan() and terms.seed.isnan() and terms.initial.isfinite()
 
 
@@ -416,8 +418,10 @@ def test_nan_in_an_offset_reaches_the_loss(with_confidence):
 @pytest.mark.parametrize("count", [CLASSES - 1, CLASSES + 1])
 @pytest.mark.parametrize("loss", [cross_entropy, ohem_cross_entropy])
 def test_class_weights_of_another_number_than_the_classes_are_refused(loss, count):
-    with pytest.raises(ValueError, match=f"class_weights has {count} values, expected {CLASSES}: set class_weights"):
+    with pytest.raises(ConfigError) as caught:
         loss(*random_case(0), torch.ones(count, dtype=torch.float64))
+    assert caught.value.where == "class_weights"
+    assert str(count) in caught.value.found and str(CLASSES) in caught.value.expected
 
 
 # No valid pixel
@@ -465,17 +469,17 @@ def test_confidence_loss_of_an_ignored_image_beside_another_does_not_count():
 def test_total_of_an_ignored_batch_is_zero_for_a_whole_network(backbone, ohem, dtype):
     """All terms 0, all gradients 0, no NaN."""
     torch.manual_seed(0)
-    network = build(backbone, 8, CLASSES, blocks=1, ocr_channels=32, ocr_key_channels=16).to(dtype)
+    network = build(CLASSES, backbone=backbone, width=8, blocks=1, ocr_channels=32, ocr_key_channels=16).to(dtype)
     terms = OVeNetLoss(ohem=ohem)(network(torch.randn(2, 3, 64, 64, dtype=dtype)), all_ignored(2, 64, 64))
     terms.total.backward()
     assert set(dict(terms.items()).values()) == {0.0}
     assert all((p.grad == 0).all() for p in network.parameters())
 
 
-@pytest.mark.parametrize("reference", [False, True])
-def test_ignored_batch_gives_numbers_in_every_mode(reference):
-    """In reference mode ignored labels count as class 0 in the confidence loss: finite, but not 0."""
+@pytest.mark.parametrize("loss", [OVeNetLoss, ReferenceLoss])
+def test_ignored_batch_gives_numbers_in_either_loss(loss):
+    """In the reference loss ignored labels count as class 0 in the confidence loss: finite, but not 0."""
     prediction, leaves = leaf_prediction(True)
-    total = OVeNetLoss(ohem=False, reference=reference)(prediction, all_ignored(2, 5, 6)).total
+    total = loss(ohem=False)(prediction, all_ignored(2, 5, 6)).total
     assert total.isfinite()
     assert all(g is None or g.isfinite().all() for g in torch.autograd.grad(total, leaves, allow_unused=True))

@@ -1,6 +1,9 @@
 """The assembled networks: sizes, named outputs, gradient flow, freezing, checkpointing and precision."""
 
 import copy
+import pickle
+import subprocess
+import sys
 from functools import cache
 
 import pytest
@@ -8,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ovenet_core import hrnet, layers, ocr
+from ovenet_core import NetworkConfig, OVeNet, OVeNetLoss, Prediction, build, ovenet
 from ovenet_core.fusion import fuse
-from ovenet_core.losses import OVeNetLoss
-from ovenet_core.ovenet import BACKBONES, Logits, OVeNet, Prediction, build
+from ovenet_core.losses import ReferenceLoss
+from ovenet_core.ovenet import BACKBONES, Logits
 from ovenet_core.resampling import refine, resample, seed_positions
+from ovenet_core.utils import ConfigError
 
 # backbone, offset branch; parameters and GFLOP of one 512x1024 image, for W48 and 19 classes
 SYSTEMS = {
@@ -32,14 +36,14 @@ CLASSES = 5
 @cache
 def full_size(backbone: str, branch: int | None) -> OVeNet:
     with torch.device("meta"):
-        return build(backbone, branch_stage=branch)
+        return build(backbone=backbone, branch_stage=branch)
 
 
 def narrow(backbone: str = "hrnet", branch: int | None = 4, **options) -> OVeNet:
     """A network of width 8 in float64, with weights large enough for outputs that matter."""
     torch.manual_seed(0)
-    options = {"blocks": 1, "ocr_channels": 32, "ocr_key_channels": 16} | options
-    network = build(backbone, 8, CLASSES, branch, **options)
+    options = {"width": 8, "blocks": 1, "ocr_channels": 32, "ocr_key_channels": 16} | options
+    network = build(CLASSES, backbone=backbone, branch_stage=branch, **options)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
@@ -95,6 +99,23 @@ def test_baseline_has_the_initial_prediction_alone():
 def test_final_prediction_is_the_fused_one():
     prediction = narrow().eval()(image())
     assert prediction.final is prediction.fused
+
+
+def test_config_and_single_fields_give_the_same_network():
+    """Fields win over the config that they are given with."""
+    fields = {"width": 8, "blocks": 1, "tau": 0.2, "branch_stage": 3, "refinement_steps": 1}
+    torch.manual_seed(0)
+    by_config = build(CLASSES, NetworkConfig(**fields)).eval()
+    torch.manual_seed(0)
+    by_fields = build(CLASSES, NetworkConfig(tau=2.0, width=8, blocks=1), **fields).eval()
+    outputs = [network(image().float()) for network in (by_config, by_fields)]
+    assert by_config.config == by_fields.config and torch.equal(*(prediction.offsets for prediction in outputs))
+
+
+def test_modules_per_stage_are_arguments():
+    network = narrow(branch=3, backbone_modules={2: 1, 3: 1, 4: 2}, offset_modules={3: 2, 4: 1})
+    for part, modules in ((network.backbone, {2: 1, 3: 1, 4: 2}), (network.offset_head, {3: 2, 4: 1})):
+        assert {int(n): len(stage.blocks) for n, stage in part.stages.items()} == modules
 
 
 @pytest.mark.parametrize("branch", [4, 3, 2])
@@ -173,10 +194,10 @@ def test_gradient_of_the_initial_prediction_leaves_the_offset_head_alone():
     assert all(p.grad is None or not p.grad.any() for p in network.offset_head.parameters())
 
 
-@pytest.mark.parametrize("reference", [False, True])
-def test_confidence_loss_trains_the_confidence_and_not_the_offsets(reference):
+@pytest.mark.parametrize("loss", [OVeNetLoss, ReferenceLoss])
+def test_confidence_loss_trains_the_confidence_and_not_the_offsets(loss):
     network = narrow()
-    OVeNetLoss(reference=reference).confidence(network(image()), labels()).backward()
+    loss().confidence(network(image()), labels()).backward()
     dx, dy, f = output_layer(network).grad
     assert f.any() and not dx.any() and not dy.any()
 
@@ -201,7 +222,7 @@ def test_frozen_backbone_and_semantic_head_stand_still(backbone):
             assert torch.equal(value, before[name]), name
 
 
-def test_offset_head_learns_beside_a_frozen_backbone():
+def test_offset_head_learns_next_to_a_frozen_backbone():
     network = narrow(freeze_backbone=True)
     before = train_one_step(network)
     head = {name: value for name, value in network.state_dict().items() if name.startswith("offset_head.")}
@@ -231,7 +252,7 @@ def passes(backbone: str, checkpointing: bool) -> tuple[OVeNet, list[float]]:
 @each_backbone
 def test_output_layers_begin_near_zero(backbone):
     """Weights N(0, 0.001) and biases 0: the first offsets are short, the first confidence is one half."""
-    network = build(backbone, width=8, blocks=1)
+    network = build(backbone=backbone, width=8, blocks=1)
     head = network.semantic_head
     outputs = [
         network.offset_head.head.output,
@@ -275,8 +296,7 @@ def test_computing_activations_again_changes_nothing(backbone, checkpointing, mo
     Also without `checkpointing` some cheap layers are computed again in the backward pass.
     """
     network, losses = passes(backbone, checkpointing)
-    for module in (hrnet, layers, ocr):
-        monkeypatch.setattr(module, "recompute", lambda function, *inputs, norms_of=None: function(*inputs))
+    monkeypatch.setattr(ovenet, "recompute_activations", lambda network, methods: None)
     plain, plain_losses = passes(backbone, False)
     assert losses == pytest.approx(plain_losses, rel=1e-12)
     assert_same_gradients_and_statistics(network, plain)
@@ -295,23 +315,53 @@ def test_synchronised_batch_norm_is_computed_again_as_well(monkeypatch):
 
 
 @each_backbone
-def test_checkpointing_keeps_fewer_activations(backbone):
-    """Bytes that autograd keeps between forward and backward pass."""
+def test_recomputing_keeps_fewer_activations(backbone, monkeypatch):
+    """Bytes that autograd keeps between forward and backward pass: cheap layers recomputed, all of them, none."""
     kept = {}
-    for checkpointing in (False, True):
+    for checkpointing in (False, True, None):
         storages = {}
+        if checkpointing is None:
+            monkeypatch.setattr(ovenet, "recompute_activations", lambda network, methods: None)
 
         def note(x: Tensor, storages: dict = storages) -> Tensor:
             storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
             return x
 
-        network = narrow(backbone, checkpointing=checkpointing).train()
+        network = narrow(backbone, checkpointing=bool(checkpointing)).train()
         with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
             prediction = network(image())
         parameters = {p.untyped_storage().data_ptr() for p in network.parameters()}
         kept[checkpointing] = sum(size for pointer, size in storages.items() if pointer not in parameters)
         del prediction
-    assert kept[True] < 0.6 * kept[False]
+    assert kept[True] < 0.6 * kept[False] and kept[False] < 0.85 * kept[None]
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda network: pickle.loads(pickle.dumps(network))])
+def test_a_copy_of_a_network_recomputes_its_own_activations(duplicate):
+    """And not those of the original, whose weights are others by then."""
+    network = narrow(checkpointing=True).train()
+    other = duplicate(network)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(torch.nan)
+    OVeNetLoss(ohem=False)(other(image()), labels()).total.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in other.parameters())
+
+
+ONE_GRAPH = """
+import sys, torch, ovenet_core
+options = {"width": 8, "blocks": 1, "ocr_channels": 32, "ocr_key_channels": 16, "checkpointing": True}
+network = ovenet_core.build(5, backbone=sys.argv[1], **options).eval()
+image = torch.rand(1, 3, 64, 64)
+compiled = torch.compile(network, fullgraph=True, backend="eager")
+torch.testing.assert_close(compiled(image).final.main, network(image).final.main)
+"""
+
+
+@each_backbone
+def test_the_whole_network_compiles_into_one_graph(backbone):
+    """In a process of its own: what checks shapes here cannot be compiled."""
+    subprocess.run([sys.executable, "-c", ONE_GRAPH, backbone], check=True)
 
 
 @each_backbone
@@ -342,13 +392,21 @@ def test_offsets_under_autocast_are_finer_than_bfloat16():
     [("backbone", "resnet"), ("branch_stage", 1), ("branch_stage", 5), ("tau", 0.0), ("tau", -0.5), ("tau", 2.1)],
 )
 def test_build_names_the_argument_that_is_out_of_range(argument, value):
-    with torch.device("meta"), pytest.raises(ValueError, match=rf"^{argument} is .*{value}.*; expected"):
+    with torch.device("meta"), pytest.raises(ConfigError) as caught:
         build(**{"width": 8, "blocks": 1, argument: value})
+    assert caught.value.where == argument and str(value) in caught.value.found and caught.value.expected
+
+
+def test_build_names_a_field_that_does_not_exist():
+    with pytest.raises(ConfigError) as caught:
+        build(branch_stag=3)
+    assert caught.value.where == "branch_stag" and "branch_stage" in caught.value.expected
 
 
 def test_frozen_baseline_is_refused():
-    with torch.device("meta"), pytest.raises(ValueError, match=r"freeze_backbone .* give branch_stage"):
+    with torch.device("meta"), pytest.raises(ConfigError) as caught:
         build(width=8, blocks=1, branch_stage=None, freeze_backbone=True)
+    assert caught.value.where == "freeze_backbone" and "branch_stage" in caught.value.fix
 
 
 @each_backbone
@@ -396,7 +454,12 @@ def test_gradient_of_a_probability_of_zero_is_finite():
 
 
 @pytest.mark.parametrize(("align_corners", "expected"), [(True, [0, 1 / 3, 2 / 3, 1]), (False, [0, 0.25, 0.75, 1])])
-def test_enlarged_uses_the_networks_convention(align_corners, expected):
+def test_upsampling_uses_the_networks_convention(align_corners, expected):
     logits = torch.tensor([[[[0.0, 1.0]]]])
     prediction = Prediction(Logits(logits), align_corners=align_corners)
     torch.testing.assert_close(prediction.upsample(logits, (1, 4)), torch.tensor([[[expected]]]))
+
+
+def test_importing_leaves_the_garbage_collector_alone():
+    code = "import gc; import ovenet_core; print(gc.isenabled(), gc.get_freeze_count())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split() == ["True", "0"]

@@ -1,7 +1,10 @@
 """Benchmarks: tables as published, files found and paired, and every damaged file named."""
 
+import errno
+import os
 import pickle
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +19,18 @@ from PIL import Image
 from small_datasets import SIZE, write, write_cityscapes
 
 from ovenet_core.cross_entropy import IGNORE_INDEX
-from ovenet_core.data import dataset, io, label_tables
-from ovenet_core.data.dataset import ADE20K, CAMVID, CITYSCAPES, Sample
-from ovenet_core.data.io import DataError
-from ovenet_core.training.presets import CAMVID_TRAIN_SHARES, median_frequency_weights
+from ovenet_core.data import (
+    ADE20K,
+    CAMVID,
+    CITYSCAPES,
+    DATASETS,
+    Sample,
+    fingerprint,
+    in_words,
+    median_frequency_weights,
+)
+from ovenet_core.data.cityscapes import CITYSCAPES_LABELS
+from ovenet_core.utils import ConfigError, DataError
 
 EVALUATED = [label for label in official_labels if label.trainId not in (-1, 255)]
 CAMVID_ROOT = Path(__file__).parents[2] / ".." / "shared" / "datasets" / "camvid"
@@ -52,7 +63,7 @@ def pair(tmp_path) -> Sample:
 def test_cityscapes_label_table_is_the_official_one():
     ours = {
         (label.id, label.name, label.train_id, label.category, label.has_instances, label.colour)
-        for label in label_tables.CITYSCAPES_LABELS
+        for label in CITYSCAPES_LABELS
     }
     official = {
         (label.id, label.name, label.trainId, label.category, label.hasInstances, label.color)
@@ -76,31 +87,24 @@ def test_cityscapes_weights_are_one_per_class_and_average_to_one():
 
 
 @pytest.mark.parametrize(
-    "change, word",
+    "field, value, found",
     [
-        ({"colours": ((0, 0, 0),)}, "colours"),
-        ({"class_weights": (1.0,) * 10}, "class_weights"),
-        ({"train_ids": {0: 0, 1: 1}}, "train_ids"),
-        ({"train_ids": {**CAMVID.train_ids, 256: 0}}, "256"),
+        ("colours", ((0, 0, 0),), "1 "),
+        ("class_weights", (1.0,) * 10, "10 "),
+        ("pixel_shares", (0.1,) * 12, "12 "),
+        ("train_ids", {0: 0, 1: 1}, "0 to 1"),
+        ("train_ids", {**CAMVID.train_ids, 256: 0}, "256"),
     ],
 )
-def test_tables_that_do_not_fit_together_are_refused(change, word):
-    with pytest.raises(DataError, match=word):
-        replace(CAMVID, **change)
+def test_tables_that_do_not_fit_together_are_refused(field, value, found):
+    with pytest.raises(DataError) as caught:
+        replace(CAMVID, **{field: value})
+    assert caught.value.where == f"camvid, {field}" and found in caught.value.found
 
 
 def test_benchmarks_can_be_sent_to_worker_processes():
-    for benchmark in dataset.DATASETS.values():
+    for benchmark in DATASETS.values():
         assert pickle.loads(pickle.dumps(benchmark)).class_names == benchmark.class_names
-
-
-def test_unknown_benchmark_suggests_the_nearest():
-    with pytest.raises(DataError, match="did you mean 'cityscapes'"):
-        dataset.get_dataset("Cityscape")
-
-
-def test_known_benchmark_is_found_by_name():
-    assert dataset.get_dataset("camvid") is CAMVID
 
 
 def test_median_frequency_weights_by_hand():
@@ -109,8 +113,9 @@ def test_median_frequency_weights_by_hand():
 
 @pytest.mark.parametrize("shares", [(), (0.5, 0.0), (0.5, -0.1)])
 def test_shares_without_a_weight_are_refused(shares):
-    with pytest.raises(DataError, match="pixel shares"):
+    with pytest.raises(ConfigError) as caught:
         median_frequency_weights(shares)
+    assert caught.value.where == "pixel_shares" and caught.value.found == str(shares)
 
 
 # -- Finding files
@@ -137,8 +142,9 @@ def test_cityscapes_test_split_has_no_labels(scenes):
 
 def test_reading_a_withheld_label_says_so(scenes):
     (sample,) = CITYSCAPES.samples(scenes, "test")
-    with pytest.raises(DataError, match="withheld"):
+    with pytest.raises(DataError) as caught:
         CITYSCAPES.read(sample)
+    assert caught.value.where == sample.image and "withheld" in caught.value.found
 
 
 def test_image_of_an_unlabelled_sample_can_be_read(scenes):
@@ -147,39 +153,27 @@ def test_image_of_an_unlabelled_sample_can_be_read(scenes):
 
 
 def test_unknown_split_names_the_splits(scenes):
-    with pytest.raises(DataError, match=r"'training'.*train, val, trainval, test, train_extra"):
+    with pytest.raises(DataError) as caught:
         CITYSCAPES.samples(scenes, "training")
+    assert "'training'" in caught.value.found
+    assert "train, val, trainval, test, train_extra" in caught.value.expected
 
 
 def test_missing_folder_is_named_with_what_was_expected(tmp_path):
-    with pytest.raises(DataError, match=r"nowhere.*leftImg8bit/train/\*"):
-        CITYSCAPES.samples(tmp_path / "nowhere", "train")
-
-
-def test_empty_split_is_named_with_what_was_expected(tmp_path):
-    (tmp_path / "leftImg8bit" / "train" / "aachen").mkdir(parents=True)
-    with pytest.raises(DataError, match=f"{tmp_path.name}.*no images"):
-        CITYSCAPES.samples(tmp_path, "train")
-
-
-def test_image_without_label_is_named(copy):
-    CITYSCAPES.samples(copy, "train")[1].label.unlink()
-    with pytest.raises(DataError, match=r"ulm_000000_000019_leftImg8bit.png: no label"):
-        CITYSCAPES.samples(copy, "train")
-
-
-def test_label_without_image_is_named(copy):
-    CITYSCAPES.samples(copy, "train")[2].image.unlink()
-    with pytest.raises(DataError, match=r"ulm_000002_000019_gtFine_labelIds.png: no image"):
-        CITYSCAPES.samples(copy, "train")
+    for root in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(DataError) as caught:
+            CITYSCAPES.samples(root, "train")
+        assert caught.value.where == root and "leftImg8bit/train/*" in caught.value.expected
+        (tmp_path / "leftImg8bit" / "train" / "aachen").mkdir(parents=True, exist_ok=True)  # empty
 
 
 def test_two_images_for_one_label_are_named(tmp_path):
     for path in ("train/a.png", "train/a.jpg", "trainannot/a.png"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).touch()
-    with pytest.raises(DataError, match=r"a\.jpg.*a\.png|a\.png.*a\.jpg"):
+    with pytest.raises(DataError) as caught:
         CAMVID.samples(tmp_path, "train")
+    assert caught.value.where == tmp_path / "train/a.jpg" and str(tmp_path / "train/a.png") in caught.value.found
 
 
 def test_hidden_files_are_no_images(copy):
@@ -223,13 +217,20 @@ def test_label_value_that_does_not_exist_is_named(tmp_path, value, place):
     raw = np.full(15, 11, np.uint8)
     raw[place] = value
     cv2.imwrite(str(tmp_path / "label.png"), raw.reshape(3, 5))
-    with pytest.raises(DataError, match=rf"label\.png: label values {value} do not"):
+    with pytest.raises(DataError) as caught:
         CAMVID.read_label(Sample("x", tmp_path / "x.png", tmp_path / "label.png"))
+    assert caught.value.where == tmp_path / "label.png" and f"label values {value}," in caught.value.found
 
 
 def _flip_bit(data: bytes) -> bytes:
     middle = len(data) // 2
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+
+
+def assert_damaged(path: Path, read: Callable[[], object]) -> None:
+    with pytest.raises(DataError) as caught:
+        read()
+    assert caught.value.where == path and "damaged" in caught.value.found
 
 
 DAMAGE = {
@@ -249,8 +250,7 @@ DAMAGE = {
 def test_damaged_png_is_named(pair, which, damage):
     path = getattr(pair, which)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DataError, match=rf"{which}\.png: damaged"):
-        CITYSCAPES.read(pair)
+    assert_damaged(path, lambda: CITYSCAPES.read(pair))
 
 
 @pytest.mark.parametrize("keep", [0, 10, 200, 600, -2])
@@ -258,8 +258,7 @@ def test_cut_jpeg_is_named(pair, tmp_path, keep):
     path = tmp_path / "image.jpg"
     cv2.imwrite(str(path), cv2.imread(str(pair.image)))
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=r"image\.jpg: damaged"):
-        CITYSCAPES.read(replace(pair, image=path))
+    assert_damaged(path, lambda: CITYSCAPES.read(replace(pair, image=path)))
 
 
 @pytest.mark.parametrize("keep", [0.5, 0.9, 0.99])
@@ -267,8 +266,7 @@ def test_cut_file_is_found_whatever_the_decoder_makes_of_it(pair, monkeypatch, k
     data = pair.image.read_bytes()
     pair.image.write_bytes(data[: int(len(data) * keep)])
     monkeypatch.setattr(cv2, "imdecode", lambda *_: np.zeros((24, 40, 3), np.uint8))
-    with pytest.raises(DataError, match=r"image\.png: damaged"):
-        CITYSCAPES.read_image(pair)
+    assert_damaged(pair.image, lambda: CITYSCAPES.read_image(pair))
 
 
 def test_bytes_after_the_end_of_a_jpeg_do_no_harm(pair, tmp_path):
@@ -281,8 +279,9 @@ def test_bytes_after_the_end_of_a_jpeg_do_no_harm(pair, tmp_path):
 @pytest.mark.parametrize("which", ["image", "label"])
 def test_missing_file_is_named(pair, which):
     getattr(pair, which).unlink()
-    with pytest.raises(DataError, match=rf"{which}\.png: No such file"):
+    with pytest.raises(DataError) as caught:
         CITYSCAPES.read(pair)
+    assert caught.value.where == getattr(pair, which) and caught.value.found == os.strerror(errno.ENOENT)
 
 
 def test_sixteen_bit_and_grey_images_are_read_as_rgb(pair):
@@ -307,22 +306,22 @@ def test_indices_of_a_palette_are_label_values_where_the_table_says_so(pair):
     indices = np.random.default_rng(0).integers(0, 34, (24, 40), np.uint8)
     _palette_png(pair.label, indices)
     np.testing.assert_array_equal(replace(CITYSCAPES, palette=True).raw_label(pair), indices)
-    with pytest.raises(DataError, match="expected one channel"):
+    with pytest.raises(DataError) as caught:
         CITYSCAPES.raw_label(pair)
+    assert caught.value.where == pair.label and "(24, 40, 3)" in caught.value.found
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_damaged_palette_png_is_named(pair, damage):
     _palette_png(pair.label, np.random.default_rng(0).integers(0, 34, (24, 40), np.uint8))
     pair.label.write_bytes(damage(pair.label.read_bytes()))
-    with pytest.raises(DataError, match=r"label\.png: damaged"):
-        replace(CITYSCAPES, palette=True).read(pair)
+    assert_damaged(pair.label, lambda: replace(CITYSCAPES, palette=True).read(pair))
 
 
 # -- Label values of train ids
 
 
-@pytest.mark.parametrize("data", dataset.DATASETS.values(), ids=dataset.DATASETS)
+@pytest.mark.parametrize("data", DATASETS.values(), ids=DATASETS)
 def test_encoded_train_ids_are_read_as_the_same(data, pair):
     train_ids = np.array([*range(data.num_classes), IGNORE_INDEX] * 2, np.uint8).reshape(2, -1)
     write(pair.label, data.encode(train_ids))
@@ -341,8 +340,9 @@ def test_encoded_values_of_ade20k_are_one_more():
 
 
 def test_train_id_that_does_not_exist_is_not_encoded():
-    with pytest.raises(DataError, match="train ids 19, 200, expected 0 to 18, 255"):
+    with pytest.raises(DataError) as caught:
         CITYSCAPES.encode(np.array([[0, 19, 200]], np.uint8))
+    assert (caught.value.found, caught.value.expected) == ("train ids 19, 200", "0 to 18, 255")
 
 
 @pytest.mark.parametrize(
@@ -355,14 +355,14 @@ def test_train_id_that_does_not_exist_is_not_encoded():
     ],
 )
 def test_numbers_in_words(numbers, words):
-    assert io.in_words(numbers) == words
+    assert in_words(numbers) == words
 
 
 # -- Fingerprint
 
 
 def test_fingerprint_does_not_depend_on_the_place(scenes, copy):
-    here, there = (dataset.fingerprint(CITYSCAPES.samples(root, "train")) for root in (scenes, copy))
+    here, there = (fingerprint(CITYSCAPES.samples(root, "train")) for root in (scenes, copy))
     assert here == there
 
 
@@ -370,19 +370,20 @@ def test_fingerprint_does_not_depend_on_the_place(scenes, copy):
 def test_fingerprint_sees_one_changed_byte(scenes, copy, which):
     path = getattr(CITYSCAPES.samples(copy, "train")[0], which)
     path.write_bytes(_flip_bit(path.read_bytes()))
-    here, there = (dataset.fingerprint(CITYSCAPES.samples(root, "train")) for root in (scenes, copy))
+    here, there = (fingerprint(CITYSCAPES.samples(root, "train")) for root in (scenes, copy))
     assert here != there
 
 
 def test_fingerprint_sees_a_missing_image(scenes):
     samples = CITYSCAPES.samples(scenes, "train")
-    assert dataset.fingerprint(samples) != dataset.fingerprint(samples[1:])
+    assert fingerprint(samples) != fingerprint(samples[1:])
 
 
 def test_fingerprint_names_a_missing_file(pair):
     pair.label.unlink()
-    with pytest.raises(DataError, match=r"label\.png"):
-        dataset.fingerprint([pair])
+    with pytest.raises(DataError) as caught:
+        fingerprint([pair])
+    assert caught.value.where == pair.label
 
 
 # -- The real CamVid
@@ -413,4 +414,4 @@ def test_camvid_pixel_shares_are_as_noted():
     for sample in CAMVID.samples(CAMVID_ROOT, "train"):
         counts += np.bincount(CAMVID.read_label(sample).ravel(), minlength=256)
     # The note has three places.
-    np.testing.assert_allclose(counts[:11] / counts.sum(), CAMVID_TRAIN_SHARES, atol=0.001)
+    np.testing.assert_allclose(counts[:11] / counts.sum(), CAMVID.pixel_shares, atol=0.001)

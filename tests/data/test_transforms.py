@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
 from ovenet_core.cross_entropy import IGNORE_INDEX
-from ovenet_core.data.transforms import IMAGENET_MEAN_COLOUR, random_crop, sample_rng
+from ovenet_core.data.transforms import IMAGENET_MEAN_COLOUR, random_crop, resize_to, sample_rng
+from ovenet_core.utils import ConfigError
 
 
 def image(height: int, width: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -141,5 +142,20 @@ def test_image_and_label_of_different_sizes_are_refused():
 
 @pytest.mark.parametrize("crop, scale", [((0, 4), (1, 1)), ((4, 4), (2, 1)), ((4, 4), (0, 1))])
 def test_impossible_crop_or_scale_is_refused(crop, scale):
-    with pytest.raises(ValueError, match="expected"):
+    with pytest.raises(ConfigError) as caught:
         random_crop(*image(10, 12), crop=crop, scale=scale, rng=sample_rng(0, 0, 0))
+    assert str(crop) in caught.value.found and str(scale) in caught.value.found
+
+
+@pytest.mark.parametrize("size", [(20, 30), (10, 15), (37, 11)])
+def test_image_and_label_are_resized_to_the_size_of_the_network_without_a_shift(size):
+    ramp = np.broadcast_to(np.arange(60, dtype=np.uint8), (40, 60)).copy()
+    pixels, label = resize_to(size, np.stack([4 * ramp] * 3, axis=2)), resize_to(size, ramp)
+    assert pixels.shape == (*size, 3) and label.shape == size
+    assert abs((pixels[..., 0] / 4 - label).mean()) <= 0.5 and set(label.ravel()) <= set(range(60))
+
+
+def test_without_a_size_nothing_is_resized():
+    pixels, label = image(10, 12)
+    np.testing.assert_array_equal(resize_to(None, pixels), pixels)
+    np.testing.assert_array_equal(resize_to(None, label), label)

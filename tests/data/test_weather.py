@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ovenet_core.data.dataset import ACDC
+from ovenet_core.data import ACDC
 from ovenet_core.data.synthetic.camera import Scene
 from ovenet_core.data.synthetic.parts import LABEL_ID, Face, Light
 from ovenet_core.data.synthetic.weather import WeatherCamera

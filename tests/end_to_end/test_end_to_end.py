@@ -16,10 +16,9 @@ from papermill.iorw import load_notebook_node, write_ipynb
 from papermill.parameterize import parameterize_notebook
 from safetensors.torch import load_file
 
-from ovenet_core.data.dataset import DATASETS
+from ovenet_core.data import DATASETS
 from ovenet_core.data.synthetic.writer import write_scenes
-from ovenet_core.training.presets import preset
-from ovenet_core.training.trainer import Trainer
+from ovenet_core.training import create_trainer, preset
 
 ROOT = Path(__file__).parents[2]
 SIZES = {"acdc": (2, 1, 1), "ade20k": (4, 2, 2)}  # of ACDC's, in each of four conditions; the notebooks have Cityscapes
@@ -112,7 +111,8 @@ def test_an_interrupted_papermill_goes_on_inside_the_training(tmp_path):
     assert 0 < reached < 12
 
     assert start(tmp_path / "parts").wait() == 0
-    Trainer(preset("cityscapes/ovenet", **values["overrides"]), root, tmp_path / "whole", progress=False).run()
+    experiment = preset("cityscapes/ovenet", **values["overrides"])
+    create_trainer(experiment, root, tmp_path / "whole", device="cpu", progress=False).run()
     parts, whole = (load_file(tmp_path / name / "checkpoint.safetensors") for name in ("parts", "whole"))
     assert parts.keys() == whole.keys() and all(torch.equal(parts[name], whole[name]) for name in whole)
     shown = (tmp_path / "parts/02_training.ipynb").read_text()

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from ovenet_core.cross_entropy import IGNORE_INDEX
-from ovenet_core.data.dataset import ADE20K, CAMVID, CITYSCAPES, Sample, SegmentationDataset
-from ovenet_core.data.io import DataError
+from ovenet_core.data import ADE20K, CAMVID, CITYSCAPES, Sample, SegmentationDataset
 from ovenet_core.data.synthetic.writer import write_scenes
 from ovenet_core.evaluation.boundary_metrics import distance_to, label_boundary
-from ovenet_core.evaluation.evaluate import NEAR_PIXELS, evaluate, image_counts
+from ovenet_core.evaluation.evaluate import NEAR_PIXELS, evaluate, image_counts, score_table
 from ovenet_core.evaluation.metrics import Scores
+from ovenet_core.utils import ConfigError, DataError
 
 LABEL_IDS = np.array([next(i for i, t in CITYSCAPES.train_ids.items() if t == c) for c in range(19)], np.uint8)
 
@@ -149,7 +149,7 @@ def test_scores_of_images_are_theirs_alone(camvid):
         scores = Scores(confusion([sample], "S_f"))
         assert (image.miou, image.pixel_accuracy) == (scores.miou, scores.pixel_accuracy)
     without = evaluate(CAMVID, camvid, guesses, boundaries=False, progress=False)["S_f"]
-    assert without.images == tuple(image._replace(cells=()) for image in found.images)
+    assert without.images == tuple(image._replace(pairs=()) for image in found.images)
 
 
 def test_counts_of_images_are_all_pixels_and_those_near_boundaries(camvid):
@@ -202,45 +202,76 @@ def test_as_dict_is_json_and_keeps_the_names_of_a_run(camvid):
     assert set(result["conditions"]["dusk"]) == {*expected, "boundaries"}
 
 
-def refused(data: SegmentationDataset, samples: list[Sample], read: Callable) -> str:
+def test_a_table_of_scores_has_those_of_the_result_in_percent(camvid):
+    evaluations = evaluate(CAMVID, camvid, guesses, progress=False)
+    results = {output: evaluation.as_dict() for output, evaluation in evaluations.items()}
+    means, by_class = score_table(results), score_table(results, by="class")
+    by_condition, by_distance = score_table(results, by="condition"), score_table(results, by="distance")
+    assert list(by_class.columns.levels[0].sort_values()) == ["boundary_f", "boundary_iou", "iou"]
+    assert list(by_class.index) == list(CAMVID.class_names) and list(by_condition.index) == ["day", "dusk"]
+    for output, evaluation in evaluations.items():
+        assert means.loc["miou", output] == 100 * evaluation.scores.miou
+        assert means.loc["mean_boundary_f", output] == 100 * results[output]["boundaries"]["mean_boundary_f"]
+        np.testing.assert_array_equal(by_class["iou", output], 100 * evaluation.scores.iou)
+        assert by_condition.loc["dusk", output] == 100 * evaluation.conditions["dusk"].scores.miou
+        assert by_distance.loc[4, output] == 100 * evaluation.boundaries.trimap[4].miou
+    assert score_table(results, by="category").empty and score_table(results, by="instance").empty
+    with pytest.raises(ConfigError) as error:
+        score_table(results, by="clas")
+    assert error.value.where == "by" and "class" in error.value.expected
+
+
+def test_a_table_of_categories_and_instances_has_those_that_have_scores(scenes):
+    found = evaluate(CITYSCAPES, scenes, lambda s: {"S_f": noise(s)}, boundaries=False, progress=False)["S_f"]
+    result = {"S_f": found.as_dict()}
+    by_category, by_instance = score_table(result, by="category"), score_table(result, by="instance")
+    assert list(by_category.index) == list(found.category_iou)
+    assert by_category["category_instance_iou", "S_f"].dropna().to_dict() == {
+        name: 100 * iou for name, iou in found.category_instance_iou.items()
+    }
+    assert list(by_instance.index) == list(found.instance_iou)
+
+
+def refused(dataset: SegmentationDataset, samples: list[Sample], read: Callable) -> DataError:
     with pytest.raises(DataError) as error:
-        evaluate(data, samples, read, progress=False)
-    return str(error.value)
+        evaluate(dataset, samples, read, progress=False)
+    return error.value
 
 
-@pytest.mark.parametrize(("prediction", "told"), [
-    (np.zeros((30, 20), np.uint8), r"shape (30, 20), expected uint8 of shape (20, 30)"),
-    (np.zeros((20, 30), np.int64), r"int64"),
-    (np.full((20, 30), 11, np.uint8), "classes [11], expected train ids from 0 to 10"),
-    (np.full((20, 30), 255, np.uint8), "classes [255]"),
+@pytest.mark.parametrize(("prediction", "found", "expected"), [
+    (np.zeros((30, 20), np.uint8), "shape (30, 20)", "uint8 of shape (20, 30)"),
+    (np.zeros((20, 30), np.int64), "int64", "uint8"),
+    (np.full((20, 30), 11, np.uint8), "[11]", "0 to 10"),
+    (np.full((20, 30), 255, np.uint8), "[255]", "0 to 10"),
 ])  # fmt: skip
-def test_a_prediction_that_does_not_fit_is_named(camvid, prediction, told):
+def test_a_prediction_that_does_not_fit_is_named(camvid, prediction, found, expected):
     name = camvid[1].name
-    message = refused(CAMVID, camvid, lambda s: {"S_i": prediction if s.name == name else guesses(s)["S_i"]})
-    assert name in message and "S_i" in message and told in message
+    error = refused(CAMVID, camvid, lambda s: {"S_i": prediction if s.name == name else guesses(s)["S_i"]})
+    assert error.where == f"{name}, S_i"
+    assert found in error.found and expected in error.expected
 
 
 def test_outputs_that_change_are_named(camvid):
     last = camvid[-1].name
-    message = refused(CAMVID, camvid, lambda s: {"S_i": guesses(s)["S_i"]} if s.name == last else guesses(s))
-    assert last in message and "expected S_i, S_f" in message
+    error = refused(CAMVID, camvid, lambda s: {"S_i": guesses(s)["S_i"]} if s.name == last else guesses(s))
+    assert error.where == last and "S_f" not in error.found and "S_i, S_f" in error.expected
 
 
 def test_withheld_labels_and_empty_splits_are_refused(camvid):
-    assert "withheld" in refused(CAMVID, [replace(camvid[0], label=None)], guesses)
-    assert "no samples" in refused(CAMVID, [], guesses)
+    assert refused(CAMVID, [replace(camvid[0], label=None)], guesses).where == camvid[0].image
+    assert refused(CAMVID, [], guesses).where == "camvid"
 
 
 @pytest.mark.parametrize(
-    ("damage", "found"), [("missing", "No such file"), ("bytes", "uint16"), ("smaller", "127x256 pixels")]
+    ("damage", "found"), [("missing", "No such file"), ("bytes", "uint16"), ("smaller", "127x256")]
 )
 def test_damaged_instances_are_named(scenes, tmp_path, damage, found):
     path = tmp_path / "instances.png"
     if damage != "missing":
-        idents = cv2.imread(str(scenes[0].instances), cv2.IMREAD_UNCHANGED)
-        cv2.imwrite(str(path), idents.astype(np.uint8) if damage == "bytes" else idents[1:])
-    message = refused(CITYSCAPES, [replace(scenes[0], instances=path)], lambda s: {"S_f": truth(s)})
-    assert str(path) in message and found in message
+        ids = cv2.imread(str(scenes[0].instances), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(path), ids.astype(np.uint8) if damage == "bytes" else ids[1:])
+    error = refused(CITYSCAPES, [replace(scenes[0], instances=path)], lambda s: {"S_f": truth(s)})
+    assert error.where == path and found in f"{error.found} {error.expected}"
 
 
 def test_without_instances_there_are_no_instance_scores(scenes):

@@ -10,17 +10,10 @@ import torch
 from torch import nn
 
 from ovenet_core.evaluation import inference as evaluation_inference
-from ovenet_core.evaluation.inference import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    SIX_SCALES,
-    InferenceConfig,
-    classes,
-    normalise,
-    predict,
-    predict_classes,
-)
+from ovenet_core.evaluation.inference import SIX_SCALES, InferenceConfig, classes, predict, predict_classes
+from ovenet_core.layers import IMAGENET_MEAN, IMAGENET_STD, normalise
 from ovenet_core.ovenet import Logits, Prediction, build
+from ovenet_core.utils import ConfigError
 
 
 class Oracle(nn.Module):
@@ -61,9 +54,9 @@ def test_channels_last_changes_the_layout_and_not_the_values():
 def test_classes_come_at_the_size_that_is_asked_for(size):
     network = build(width=8, blocks=1).eval()
     prediction = predict(network, np.zeros((64, 96, 3), np.uint8))
-    found = classes(prediction, size)
-    assert list(found) == ["S_i", "S_s", "S_f"]
-    assert {ids.shape for ids in found.values()} == {torch.Size(size)}
+    maps = classes(prediction, size)
+    assert list(maps) == ["S_i", "S_s", "S_f"]
+    assert {ids.shape for ids in maps.values()} == {torch.Size(size)}
 
 
 def test_the_image_is_resized_before_the_network_sees_it():
@@ -179,8 +172,9 @@ def test_one_output_alone_is_what_it_is_among_all(network):
 
 
 def test_an_output_that_the_network_has_not_is_refused(network):
-    with pytest.raises(ValueError, match=r"S_x.*S_i, S_s, S_f"):
+    with pytest.raises(ConfigError) as error:
         predict_classes(network, np.zeros((64, 96, 3), np.uint8), outputs=["S_x"])
+    assert error.value.where == "outputs" and "S_x" in error.value.found and "S_i, S_s, S_f" in error.value.expected
 
 
 def test_a_window_as_large_as_the_image_shows_it_whole(network):
@@ -195,7 +189,7 @@ def test_a_window_as_large_as_the_image_shows_it_whole(network):
 @pytest.mark.parametrize("size", [(128, 192), (131, 203), (64, 300)])
 def test_windows_are_put_back_where_they_were_taken(size, stride, averaging):
     network, pixels = Local(), image(*size)
-    inference = InferenceConfig(window=(64, 96), stride=stride, averaging=averaging, whole=0)
+    inference = InferenceConfig(window=(64, 96), stride=stride, averaging=averaging, max_whole_pixels=0)
     assert_same(predict_classes(network, pixels, inference), predict_classes(network, pixels))
 
 
@@ -206,13 +200,13 @@ def test_overlapping_windows_are_averaged_as_probabilities():
         def __init__(self):
             super().__init__()
             self.parameter = nn.Parameter(torch.zeros(()))
-            self.answers = iter([[0.9, 0.06, 0.04], [0.005, 0.99, 0.005]])
+            self.shares = iter([[0.9, 0.06, 0.04], [0.005, 0.99, 0.005]])
 
         def forward(self, pixels):
-            shares = torch.tensor(next(self.answers)).log().view(1, 3, 1, 1)
+            shares = torch.tensor(next(self.shares)).log().view(1, 3, 1, 1)
             return Prediction(Logits(shares.expand(1, 3, pixels.shape[2] // 4, pixels.shape[3] // 4) + 7))
 
-    inference = InferenceConfig(window=(64, 64), stride=(64, 32), whole=0)
+    inference = InferenceConfig(window=(64, 64), stride=(64, 32), max_whole_pixels=0)
     found = predict_classes(Alternating(), image(64, 96), inference)["S_i"]
     # (0.9 + 0.005) / 2 < (0.06 + 0.99) / 2 in the middle.
     assert [found[:, u].unique().tolist() for u in (0, 31, 48, 95)] == [[0], [0], [1], [1]]
@@ -226,7 +220,9 @@ def test_an_image_is_seen_whole_up_to_scale_one_and_through_windows_above():
 
 def test_a_large_image_is_seen_through_windows_at_every_scale():
     network = Recorder()
-    predict_classes(network, image(96, 128), InferenceConfig(window=(64, 64), stride=(64, 64), whole=96 * 128 - 1))
+    predict_classes(
+        network, image(96, 128), InferenceConfig(window=(64, 64), stride=(64, 64), max_whole_pixels=96 * 128 - 1)
+    )
     assert network.seen == [(64, 64)] * 4
 
 
@@ -267,7 +263,7 @@ def test_the_mode_of_the_network_is_kept_also_after_an_error(network, training, 
     network.train(training)
     predict_classes(network, image(32, 32))
     assert network.training == training
-    with pytest.raises(ValueError, match="outputs"):
+    with pytest.raises(ConfigError):
         predict_classes(network, image(32, 32), outputs=["S_x"])
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(evaluation_inference, "predict", interrupted)
@@ -283,20 +279,25 @@ def test_under_autocast_classes_are_those_of_its_prediction(network):
 
 
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "field"),
     [
         ({"scales": ()}, "scales"),
-        ({"scales": (1.0, 0.0)}, "scales"),
+        ({"scales": (1.0, 0.0)}, "scales[1]"),
         ({"averaging": "median"}, "averaging"),
-        ({"window": (512, 1022)}, "window"),
-        ({"window": (32, 1024)}, "window"),
+        ({"window": (512, 1022)}, "window[1]"),
+        ({"window": (32, 1024)}, "window[0]"),
+        ({"window": (512, 1024, 3)}, "window"),
+        ({"window": (512, 512)}, "stride"),
         ({"stride": (512, 1028)}, "stride"),
-        ({"stride": (0, 1024)}, "stride"),
+        ({"stride": (0, 1024)}, "stride[0]"),
+        ({"stride": (512,)}, "stride"),
+        ({"max_whole_pixels": -1}, "max_whole_pixels"),
     ],
 )
-def test_settings_out_of_range_are_refused(change, named):
-    with pytest.raises(ValueError, match=named):
+def test_settings_out_of_range_are_refused(change, field):
+    with pytest.raises(ConfigError) as error:
         InferenceConfig(**change)
+    assert error.value.where == field
 
 
 @pytest.mark.parametrize(
@@ -316,8 +317,9 @@ def test_windows_are_the_crop_unless_they_are_given(crop, given, window, stride)
 
 @pytest.mark.parametrize("given", [{"window": [512]}, {"stride": [512]}, {"window": [64, 96, 3]}])
 def test_a_window_that_is_not_of_height_and_width_is_refused(given):
-    with pytest.raises(ValueError, match="expected \\(height, width\\)"):
+    with pytest.raises(ConfigError) as error:
         InferenceConfig.for_crop((180, 240), **given)
+    assert error.value.where == next(iter(given))
 
 
 MEASURED = """
@@ -326,7 +328,7 @@ from torch import nn
 from ovenet_core.evaluation.inference import InferenceConfig, SIX_SCALES, predict_classes
 from ovenet_core.ovenet import Logits, Prediction, build
 torch.set_num_threads(1)
-window = {"window": (128, 128), "stride": (128, 128), "whole": 128 * 128}
+window = {"window": (128, 128), "stride": (128, 128), "max_whole_pixels": 128 * 128}
 def show_peak(network, height, width, *scales):
     predict_classes(network, np.zeros((height, width, 3), np.uint8), InferenceConfig(*scales, **window))
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)

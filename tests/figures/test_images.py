@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
-from ovenet_core.data.dataset import CITYSCAPES
-from ovenet_core.data.synthetic.writer import draw_scene
+from ovenet_core.data import CITYSCAPES, draw_scene
 from ovenet_core.figures import curves, images, method_diagram
+from ovenet_core.utils import ConfigError
 
 HEIGHT, WIDTH = 21, 41
 
@@ -74,11 +74,12 @@ def test_length_and_angle_are_those_seen_in_the_image():
 
 
 def test_a_length_of_zero_cannot_be_the_reference():
-    with pytest.raises(ValueError, match="longest is 0"):
+    with pytest.raises(ConfigError) as caught:
         images.offset_image(field(0.0, 0.0), 0.0)
+    assert caught.value.where == "longest" and caught.value.found == "0.0"
 
 
-def test_usual_length_leaves_out_the_few_longest():
+def test_reference_length_leaves_out_the_few_longest():
     offsets = field(0.1, 0)
     offsets[0, 0, :3] = 0.5
     assert images.reference_length([offsets]) == pytest.approx(0.1)
@@ -103,18 +104,25 @@ def test_confidence_does_not_depend_on_its_own_range():
     assert (images.confidence_image(half)[0, 0] == images.confidence_image(among_others)[0, 0]).all()
 
 
-def test_repair_map_by_hand():
+def test_change_map_by_hand():
     label = np.array([[0, 0, 0, 0, 0, 255, 255]], np.uint8)
     initial = np.array([[0, 1, 0, 1, 1, 0, 1]], np.uint8)
     fused = np.array([[0, 0, 1, 2, 1, 0, 2]], np.uint8)
     expected = ["unchanged", "repaired", "degraded", "other error", "unchanged", "ignored", "ignored"]
-    kinds = list(images.REPAIRS)
-    assert [kinds[code] for code in images.change_map(label, initial, fused)[0]] == expected
-    image = images.change_image(label, torch.from_numpy(initial), torch.from_numpy(fused))
-    assert image[0].tolist() == [list(images.REPAIRS[kind]) for kind in expected]
+    codes = images.change_map(label, torch.from_numpy(initial), torch.from_numpy(fused))
+    assert [list(images.CHANGE_COLOURS)[code] for code in codes[0]] == expected
+    assert images.code_image(codes)[0].tolist() == [list(images.CHANGE_COLOURS[name]) for name in expected]
 
 
-def test_label_image_has_the_benchmarks_colours():
+def test_error_map_tells_which_network_is_wrong():
+    label, baseline, fused = [1, 1, 1, 1, 1, 255], [1, 2, 1, 2, 2, 2], [1, 1, 2, 3, 2, 2]
+    codes = images.error_map(*(np.array([row], np.uint8) for row in (label, baseline, fused)))
+    expected = ["both right", "baseline alone wrong", "OVeNet alone wrong", "both wrong", "both wrong", "ignored"]
+    assert [list(images.ERROR_COLOURS)[code] for code in codes[0]] == expected
+    assert [tuple(c) for c in images.code_image(codes)[0]] == [images.ERROR_COLOURS[name] for name in expected]
+
+
+def test_label_image_has_the_dataset_s_colours():
     label = np.array([[0, 18, 255]], np.uint8)
     assert images.label_image(label, CITYSCAPES)[0].tolist() == [[128, 64, 128], [119, 11, 32], [0, 0, 0]]
 
@@ -180,30 +188,6 @@ def test_legend_names_the_classes_that_occur_in_order():
     assert list(images.class_colours([label], CITYSCAPES)) == ["road", "car", "ignored"]
 
 
-def examples(count: int = 2) -> dict:
-    rng = np.random.default_rng(0)
-    label = rng.integers(0, 3, (count, HEIGHT, WIDTH), np.uint8)
-    images = rng.integers(0, 255, (count, HEIGHT, WIDTH, 3), np.uint8)
-    return {"images": images, "labels": label, "benchmark": CITYSCAPES}
-
-
-def test_grid_has_a_row_per_image_and_a_column_per_output():
-    parts = examples()
-    maps = dict.fromkeys(("S_i", "S_s", "S_f"), torch.from_numpy(parts["labels"]))
-    offsets, confidence = torch.rand(2, 2, 6, 11) - 0.5, torch.rand(2, 1, 6, 11)
-    figure = images.prediction_grid(**parts, maps=maps, offsets=offsets, confidence=confidence)
-    titles = [ax.get_title() for ax in figure.axes if ax.images and ax.get_title()]
-    assert titles[:5] == ["input", "label", "initial $S_i$", "seed-based $S_s$", "fused $S_f$"]
-    assert titles[5:8] == ["offsets $o$", "confidence $F$", "what fusion did"]
-    assert sum(bool(ax.images) for ax in figure.axes) == 2 * 8 + 1  # and the wheel
-
-
-def test_grid_of_a_network_without_offsets():
-    parts = examples(1)
-    figure = images.prediction_grid(**parts, maps={"S_i": parts["labels"]})
-    assert sum(bool(ax.images) for ax in figure.axes) == 3
-
-
 def history(**columns: list) -> pd.DataFrame:
     count = 4
     common = {"iteration": range(count), "epoch": [0, 0, 1, 1], "lr": np.linspace(0.01, 0, count)}
@@ -218,28 +202,37 @@ def test_curves_of_ovenet():
     losses = {f"loss{part}": [4, 3, 2, 1] for part in ("", "_fused", "_seed", "_initial", "_confidence")}
     nan = float("nan")
     scores = {f"miou_{name}": [nan, 0.25, nan, 0.5] for name in ("initial", "seed", "fused")}
-    axes = curves.training_curves(history(**losses, **scores)).axes
-    assert [len(ax.lines) for ax in axes] == [5, 1, 3]
-    assert drawn(axes[2])["fused $S_f$"].tolist() == [[1, 25], [3, 50]]  # in percent, NaN left out
+    terms, rate, miou = map(drawn, curves.training_curves(history(**losses, **scores)).axes)
+    assert set(terms) == {curves.LINES[name][0] for name in losses} and set(rate) == {"learning rate"}
+    assert set(miou) == set(images.TITLES.values())
+    assert miou["fused $S_f$"].tolist() == [[1, 25], [3, 50]]  # in percent, NaN left out
 
 
-def test_curves_of_a_baseline():
+def test_curves_of_a_baseline_show_only_what_it_has():
     nan = float("nan")
-    columns = {"loss_initial": [2, 2, 1, 1], "miou_initial": [nan, 0.25, nan, 0.5], "miou_fused": [nan] * 4}
-    axes = curves.training_curves(history(**columns)).axes
-    assert [len(ax.lines) for ax in axes] == [1, 1, 1]
+    columns = {"loss": [2, 2, 1, 1], "loss_initial": [2, 2, 1, 1], "miou_initial": [nan, 0.25, nan, 0.5]}
+    terms, _, miou = map(drawn, curves.training_curves(history(**columns, miou_fused=[nan] * 4)).axes)
+    assert set(terms) == {curves.LINES["loss_initial"][0]}  # the total of one term is that term
+    assert set(miou) == {images.TITLES["S_i"]}
 
 
-def test_gallery_shows_all_images():
-    figure = images.gallery(examples(3)["images"], columns=2)
-    shown = figure.axes[0].images[0].get_array()
-    assert shown.shape[0] > 2 * HEIGHT and shown.shape[1] > 2 * WIDTH
+def test_a_new_loss_term_is_drawn_under_its_own_name():
+    terms, *_ = map(drawn, curves.training_curves(history(loss=[3] * 4, loss_initial=[1] * 4, loss_new=[2] * 4)).axes)
+    assert terms["loss_new"][:, 1].tolist() == [2] * 4
+
+
+def test_gallery_shows_all_images_of_any_size():
+    batch = [np.full(size, value, np.uint8) for value, size in ((1, (8, 9, 3)), (2, (5, 9, 3)), (3, (8, 4, 3)))]
+    figure = images.gallery([*batch[:2], torch.from_numpy(batch[2])], columns=2)
+    shown = [np.asarray(ax.images[0].get_array()) for ax in figure.axes if ax.images]
+    assert all(np.array_equal(one, image) for one, image in zip(shown, batch, strict=True))
 
 
 def test_overview_shows_a_fusion_that_repairs():
-    images = method_diagram.illustration(seed=3)
+    panels = method_diagram.illustration(seed=3)
     scene = draw_scene(3, method_diagram.HEIGHT, method_diagram.WIDTH)
     truth = images.label_image(CITYSCAPES.lookup[scene.label_ids], CITYSCAPES)
-    right = {name: (images[name] == truth).all(axis=2).mean() for name in ("S_i", "S_f")}
+    right = {name: (panels[name] == truth).all(axis=2).mean() for name in ("S_i", "S_f")}
     assert right["S_i"] < right["S_f"]
-    assert len(method_diagram.overview(images).axes[0].images) == 6
+    shown = [np.asarray(image.get_array()) for image in method_diagram.overview(panels).axes[0].images]
+    assert all(any(np.array_equal(panel, image) for image in shown) for panel in panels.values())

@@ -1,7 +1,7 @@
 """Figures 1 to 11: images chosen by rule and regions found, against values worked out by hand; what is refused."""
 
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import cv2
@@ -14,17 +14,15 @@ from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 from safetensors.torch import save_file
 
-from ovenet_core.data.dataset import CAMVID, CITYSCAPES
-from ovenet_core.data.io import DataError
+from ovenet_core.data import CAMVID, CITYSCAPES
 from ovenet_core.data.synthetic.writer import write_scenes
 from ovenet_core.figures import images, qualitative
-from ovenet_core.figures.model_pair import ComparisonExample, open_pair
-from ovenet_core.figures.network_figure import around, changed_classes, network_figure
-from ovenet_core.figures.selection import captions, failures, improves, ranked, regions, spread
+from ovenet_core.figures.model_pair import Example, open_pair, predict_example
+from ovenet_core.figures.network_figure import changed_classes, network_figure
+from ovenet_core.figures.selection import around, captions, failures, improves, ranked, regions, spread
 from ovenet_core.ovenet import Logits, Prediction
-from ovenet_core.training import factory
-from ovenet_core.training.presets import preset
-from ovenet_core.utils.files import write_json
+from ovenet_core.training import build_network, load_trained, preset
+from ovenet_core.utils import ConfigError, DataError, RunError, write_json
 
 HEIGHT, WIDTH = 60, 120
 ROAD, CAR, SKY = (CITYSCAPES.class_names.index(name) for name in ("road", "car", "sky"))
@@ -130,7 +128,7 @@ def test_what_would_frame_most_of_the_image_is_taken_apart():
     assert regions(np.ones((HEIGHT, WIDTH), bool)) == [(0, 0, WIDTH, HEIGHT)]  # where there is nothing to take apart
 
 
-def test_a_region_improves_where_more_is_repaired_than_spoilt():
+def test_a_region_improves_where_more_is_repaired_than_degraded():
     label, before = np.zeros((10, 10), np.uint8), np.zeros((10, 10), np.uint8)
     after = before.copy()
     before[:, :3], after[:, 7:9] = 1, 1  # three columns repaired, two degraded
@@ -142,7 +140,7 @@ def test_a_region_improves_where_more_is_repaired_than_spoilt():
 # -- Figures
 
 
-def frame(name: str = "") -> ComparisonExample:
+def example(name: str = "") -> Example:
     """A car on a road: the baseline misses it, S_i finds its left half, S_f all of it, and another one in the sky.
 
     The logits are 8 for the class of each pixel, 0 for others.
@@ -161,7 +159,7 @@ def frame(name: str = "") -> ComparisonExample:
     outputs = [Logits(8 * torch.eye(19)[ids].permute(2, 0, 1)[None]) for ids in small]
     offsets, confidence = torch.full((1, 2, rows, columns), 0.1), torch.zeros(1, 1, rows, columns)
     image = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
-    return ComparisonExample(image, label, maps, Prediction(*outputs, offsets, confidence), name)
+    return Example(image, label, maps, Prediction(*outputs, offsets, confidence), name)
 
 
 def shown(figure) -> dict[str, plt.Axes]:
@@ -170,17 +168,62 @@ def shown(figure) -> dict[str, plt.Axes]:
 
 
 def rectangles(ax: plt.Axes) -> list[tuple]:
-    """Place and colour of the frames; their white rims left out."""
-    found = [(p.get_x(), p.get_y(), p.get_width(), p.get_height(), p.get_edgecolor()[:3]) for p in ax.patches]
-    return [r for r in found if r[-1] != to_rgb("white")]
+    """Place and colour of the outlines, without their white rims."""
+    patches = [(p.get_x(), p.get_y(), p.get_width(), p.get_height(), p.get_edgecolor()[:3]) for p in ax.patches]
+    return [r for r in patches if r[-1] != to_rgb("white")]
 
 
-def test_comparison_frames_what_changed_in_every_image():
-    figure = qualitative.comparison([frame("first"), frame("second")], CITYSCAPES)
+def contents(figure, rows: int) -> dict[str, list[np.ndarray]]:
+    """The images of each column of a grid, by its title."""
+    axes = [ax for ax in figure.axes if ax.images and ax.get_subplotspec().rowspan.start < rows]
+    titles = {ax.get_subplotspec().colspan.start: ax.get_title() for ax in axes if ax.get_title()}
+    columns = {title: [] for title in titles.values()}
+    for ax in axes:
+        columns[titles[ax.get_subplotspec().colspan.start]].append(np.asarray(ax.images[0].get_array()))
+    return columns
+
+
+def test_grid_shows_every_output_of_every_image():
+    one, other = example(), replace(example(), image=np.full((HEIGHT, WIDTH, 3), 7, np.uint8))
+    columns = contents(qualitative.prediction_grid([one, other], CITYSCAPES, longest=0.3), 2)
+    outputs = ["offsets $o$", "confidence $F$", "what fusion did"]
+    assert set(columns) == {"input", "label", *images.TITLES.values(), *outputs}
+    assert [image[0, 0, 0] for image in columns["input"]] == [128, 7]
+    assert (columns["label"][1] == images.label_image(other.label, CITYSCAPES)).all()
+    for name, title in images.TITLES.items():
+        assert all((image == images.label_image(one.maps[name], CITYSCAPES)).all() for image in columns[title])
+    changed = images.change_map(one.label, one.maps["S_i"], one.maps["S_f"])
+    expected = [
+        images.offset_image(one.prediction.offsets[0], 0.3),
+        images.confidence_image(one.prediction.confidence[0]),
+        images.code_image(changed),
+    ]
+    assert all((columns[title][0] == image).all() for title, image in zip(outputs, expected, strict=True))
+
+
+def test_grid_leaves_out_what_an_image_does_not_have():
+    one = example()
+    baseline = Example(one.image, one.label, {"S_i": one.maps["S_i"]})
+    assert list(contents(qualitative.prediction_grid([baseline], CITYSCAPES), 1)) == ["input", "label", "initial $S_i$"]
+    unlabelled = contents(qualitative.prediction_grid([replace(one, label=None)], CITYSCAPES), 1)
+    assert list(unlabelled) == ["input", *images.TITLES.values(), "offsets $o$", "confidence $F$"]
+
+
+def test_overlay_is_of_the_prediction_or_of_the_label():
+    one, panels = example(), ["input", "label", "overlay"]
+    labelled = contents(qualitative.prediction_grid([Example(one.image, one.label)], CITYSCAPES, panels), 1)
+    assert (labelled["laid over it"][0] == images.overlay(one.image, one.label, CITYSCAPES)).all()
+    predicted = Example(one.image, maps={"S_f": one.maps["S_f"]})
+    columns = contents(qualitative.prediction_grid([predicted], CITYSCAPES, ["input", "S_f", "overlay"]), 1)
+    assert (columns["laid over it"][0] == images.overlay(one.image, one.maps["S_f"], CITYSCAPES)).all()
+
+
+def test_comparison_outlines_what_changed_in_every_image():
+    figure = qualitative.comparison([example("first"), example("second")], CITYSCAPES)
     drawn = shown(figure)
     assert list(drawn)[:4] == ["input", "label", "HRNet", "OVeNet, fused $S_f$"]
     assert list(drawn)[4:8] == ["OVeNet, initial $S_i$", "offsets $o$", "confidence $F$", "from HRNet to OVeNet"]
-    blue, orange = (tuple(np.divide(images.REPAIRS[kind], 255)) for kind in ("repaired", "degraded"))
+    blue, orange = (tuple(np.divide(images.CHANGE_COLOURS[kind], 255)) for kind in ("repaired", "degraded"))
     for ax in list(drawn.values())[:8]:
         assert rectangles(ax) == [(37.5, 27.5, 28, 20, blue), (87.5, 1.5, 24, 14, orange)]
         assert ax.images[0].get_extent() == [-0.5, WIDTH - 0.5, HEIGHT - 0.5, -0.5]
@@ -188,29 +231,22 @@ def test_comparison_frames_what_changed_in_every_image():
     assert {"first", "second", "car", "road", "sky", "ignored", "repaired", "OVeNet is better"} <= texts
 
 
-def test_failures_frame_what_is_wrong():
-    figure = qualitative.comparison([frame()], CITYSCAPES, columns=qualitative.FAILURES)
+def test_failures_outline_what_is_wrong():
+    figure = qualitative.comparison([example()], CITYSCAPES, columns=qualitative.FAILURES)
     assert [r[:4] for r in rectangles(shown(figure)["errors"])] == [(87.5, 1.5, 24, 14)]
 
 
-def test_error_image_tells_who_is_wrong():
-    label, baseline, fused = [1, 1, 1, 1, 255], [1, 2, 1, 2, 2], [1, 1, 2, 3, 2]
-    image = qualitative.error_image(*(np.array([row], np.uint8) for row in (label, baseline, fused)))
-    assert [tuple(c) for c in image[0]] == [
-        qualitative.ERRORS[kind]
-        for kind in ("both right", "baseline alone wrong", "OVeNet alone wrong", "both wrong", "ignored")
-    ]
-
-
-def test_comparison_needs_an_image():
-    with pytest.raises(DataError, match="cityscapes: no images for this figure, expected one or more"):
-        qualitative.comparison([], CITYSCAPES)
+@pytest.mark.parametrize("draw", [qualitative.comparison, qualitative.prediction_grid])
+def test_figures_need_an_image(draw):
+    with pytest.raises(DataError) as caught:
+        draw([], CITYSCAPES)
+    assert (caught.value.where, caught.value.found) == ("cityscapes", "no images")
 
 
 @pytest.mark.parametrize("columns", [qualitative.COMPARISON, qualitative.MORE, qualitative.FAILURES])
 @pytest.mark.parametrize("count", [1, 6])
 def test_figures_fit_a_page_and_can_be_read(columns, count):
-    figure = qualitative.comparison([frame("name")] * count, CITYSCAPES, columns=columns)
+    figure = qualitative.comparison([example("name")] * count, CITYSCAPES, columns=columns)
     width, height = figure.get_size_inches()
     assert width == 7 and height < 9.5
     assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 7
@@ -224,22 +260,36 @@ def test_classes_in_a_legend_are_the_most_common_ones():
 
 
 def test_network_is_drawn_with_its_tensors():
-    figure = network_figure(frame(), CITYSCAPES)
-    diagram, *enlarged = figure.axes
-    assert len(diagram.images) == 3 * 3 + 7  # three planes of C, C_s and C_f; input, label, o, F, S_i, S_s, S_f
+    one = example()
+    figure = network_figure(one, CITYSCAPES)
+    diagram, *zoomed = figure.axes
+    shown = [np.asarray(image.get_array()) for image in diagram.images]
+    longest = images.reference_length(one.prediction.offsets)
+    for panel in ("input", "label", "S_i", "S_s", "S_f", "offsets", "confidence"):
+        expected = qualitative.panel_image(panel, one, CITYSCAPES, longest)
+        assert any(np.array_equal(image, expected) for image in shown), panel
     texts = [text.get_text() for text in diagram.texts]
     assert {"input", "label", "offsets $o$", "confidence $F$", "logits $C$", "softmax"} <= set(texts)
-    assert any("p + o(p)" in text for text in texts) and any("(1-F)" in text for text in texts)
+    assert any("p + o(p)" in text for text in texts) and any("C_s$" in text and "fuse" in text for text in texts)
     assert min(text.get_fontsize() for text in figure.findobj(Text) if text.get_text()) >= 7
     assert any(text.get_text().startswith("logits of car;") for text in figure.findobj(Text))
-    views = [(*ax.get_xlim(), *ax.get_ylim()) for ax in enlarged if ax.get_title() in ("label", "$S_f$")]
+    views = [(*ax.get_xlim(), *ax.get_ylim()) for ax in zoomed if ax.get_title() in ("label", "$S_f$")]
     assert len(views) == 2
     for left, right, bottom, top in views:  # around the right half of the car, in 52 to 64, 30 to 46
         assert left <= 50 and right >= 66 and top <= 28 and bottom >= 48 and right - left < WIDTH
 
 
+def test_logits_are_drawn_on_one_scale():
+    one = example()
+    drawn = [np.asarray(image.get_array()) for image in network_figure(one, CITYSCAPES).axes[0].images]
+    for output in (one.prediction.initial, one.prediction.seed, one.prediction.fused):
+        for channel in (CAR, SKY, ROAD):
+            pixels = plt.get_cmap("magma")(output.main[0, channel].numpy() / 8, bytes=True)[..., :3]
+            assert any(np.array_equal(image, pixels) for image in drawn)
+
+
 def test_logits_shown_are_those_that_fusion_changed_most():
-    one = frame()
+    one = example()
     height, width = one.label.shape
     whole = (0, 0, width, height)
     assert changed_classes(one, whole) == [CAR, SKY, ROAD]  # 392, 200 and 192 pixels
@@ -247,12 +297,12 @@ def test_logits_shown_are_those_that_fusion_changed_most():
 
 
 def test_classes_that_fusion_changed_elsewhere_are_not_shown_first():
-    one = frame()
-    row, column = np.argwhere(one.fused_otherwise & (one.maps["S_i"] == SKY))[0].tolist()
+    one = example()
+    row, column = np.argwhere(one.changed_by_fusion & (one.maps["S_i"] == SKY))[0].tolist()
     assert changed_classes(one, (column, row, 1, 1), 2) == [CAR, SKY]
 
 
-def test_the_enlarged_part_lies_in_the_image():
+def test_the_zoomed_part_lies_in_the_image():
     assert around((0, 0, 4, 4), 100, 200) == (0, 0, 50, 25)
     assert around((98, 48, 4, 4), 100, 200) == (75, 38, 50, 25)
     assert around((180, 80, 20, 20), 100, 200) == (144, 72, 56, 28)  # 1.4 times 20 of 100
@@ -260,7 +310,7 @@ def test_the_enlarged_part_lies_in_the_image():
 
 
 def test_png_and_pdf_are_written(tmp_path):
-    png, pdf = qualitative.save(qualitative.comparison([frame()], CITYSCAPES), tmp_path / "new", "comparison")
+    png, pdf = qualitative.save(qualitative.comparison([example()], CITYSCAPES), tmp_path / "new", "comparison")
     assert cv2.imread(str(png)).shape[1] == 2100  # 7 inches at 300 dots
     assert len(np.unique(cv2.imread(str(png)))) > 50
     assert pdf.read_bytes().startswith(b"%PDF") and b"/Type3" not in pdf.read_bytes()
@@ -284,7 +334,7 @@ def run_folder(folder: Path, name: str) -> Path:
     """A run of a network as it is before training."""
     experiment = preset(name, width=4, blocks=1, pretrained="")
     torch.manual_seed(0)
-    network = factory.build_network(experiment, 11 if experiment.benchmark == "camvid" else 19)
+    network = build_network(experiment, 11 if experiment.benchmark == "camvid" else 19)
     folder.mkdir(parents=True)
     save_file(network.state_dict(), folder / "checkpoint.safetensors")
     write_json(folder / "config.json", {"experiment": asdict(experiment)})
@@ -297,14 +347,14 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     return {name: run_folder(tmp_path_factory.mktemp("runs") / name, name) for name in names}
 
 
-def test_scores_are_those_of_the_frames(runs, tmp_path):
+def test_scores_are_those_of_the_maps(runs, tmp_path):
     root = write_scenes(tmp_path, split_sizes={"val": 3}, size=(64, 128), progress=False)
     samples = CITYSCAPES.samples(root, "val")
     pair = open_pair(runs["synthetic/hrnet"], runs["synthetic/ovenet"], CITYSCAPES)
     table = pair.scores(samples, "pixel_accuracy", progress=False)
     assert pair.names == ("HRNet", "OVeNet") and sorted(table.index) == [sample.name for sample in samples]
     for sample in samples:
-        one = pair.frame(sample)
+        one = pair.example(sample)
         valid = one.label != 255
         for output in ("baseline", "S_i", "S_f"):
             right = (one.maps[output] == one.label)[valid].mean()
@@ -312,53 +362,52 @@ def test_scores_are_those_of_the_frames(runs, tmp_path):
     assert (table["gain"] == table["S_f"] - table["baseline"]).all() and table["gain"].is_monotonic_decreasing
 
 
+@pytest.mark.parametrize("name", ["synthetic/hrnet", "synthetic/ovenet"])
+def test_samples_are_predicted_and_drawn_in_one_call(name, runs, tmp_path):
+    root = write_scenes(tmp_path, split_sizes={"val": 2}, size=(64, 128), progress=False)
+    samples, (experiment, network) = CITYSCAPES.samples(root, "val"), load_trained(runs[name])
+    columns = contents(qualitative.show_predictions(network, samples, CITYSCAPES, image_size=(32, 64)), 2)
+    second = predict_example(network, CITYSCAPES.read_image(samples[1]), image_size=(32, 64))
+    for output, ids in second.maps.items():
+        assert (columns[images.TITLES[output]][1] == images.label_image(ids, CITYSCAPES)).all()
+    assert (columns["label"][1] == images.label_image(CITYSCAPES.read_label(samples[1]), CITYSCAPES)).all()
+    assert ("offsets $o$" in columns) == (experiment.branch_stage is not None)
+    unlabelled = [replace(sample, label=None) for sample in samples]
+    assert "label" not in contents(qualitative.show_predictions(network, unlabelled, CITYSCAPES), 2)
+
+
 def test_an_unknown_score_is_refused(runs):
     pair = open_pair(runs["synthetic/hrnet"], runs["synthetic/ovenet"], CITYSCAPES)
-    with pytest.raises(ValueError, match="score is 'iou'; expected one of 'miou', 'pixel_accuracy'"):
+    with pytest.raises(ConfigError) as caught:
         pair.scores([], "iou")
+    assert caught.value.where == "score" and "iou" in caught.value.found
+    assert all(score in caught.value.expected for score in ("miou", "pixel_accuracy"))
 
 
 @pytest.mark.parametrize(
-    "baseline, ovenet, data, error, message",
+    "baseline, ovenet, error, where, found",
     [
-        ("synthetic/ovenet", "synthetic/ovenet", CITYSCAPES, ValueError, "is a run of OVeNet, expected a baseline"),
-        (
-            "synthetic/hrnet",
-            "synthetic/hrnet",
-            CITYSCAPES,
-            ValueError,
-            "without offsets, expected OVeNet as ovenet_run",
-        ),
-        (
-            "synthetic-acdc/hrnet",
-            "synthetic/ovenet",
-            CITYSCAPES,
-            DataError,
-            "trained on acdc, .* on cityscapes; expected one",
-        ),
-        (
-            "camvid-half/hrnet",
-            "synthetic/ovenet",
-            CITYSCAPES,
-            DataError,
-            "trained on camvid, .* on cityscapes; expected one",
-        ),
-        (
-            "synthetic/hrnet",
-            "synthetic/ovenet",
-            CAMVID,
-            DataError,
-            "19 classes of cityscapes, expected the 11 of camvid",
-        ),
+        ("synthetic/ovenet", "synthetic/ovenet", ConfigError, "baseline_run", "synthetic/ovenet"),
+        ("synthetic/hrnet", "synthetic/hrnet", ConfigError, "ovenet_run", "synthetic/hrnet"),
+        ("synthetic-acdc/hrnet", "synthetic/ovenet", DataError, "synthetic/ovenet", "cityscapes"),
+        ("camvid-half/hrnet", "synthetic/ovenet", DataError, "synthetic/ovenet", "cityscapes"),
     ],
 )
-def test_runs_that_cannot_be_compared_are_refused(runs, baseline, ovenet, data, error, message):
-    with pytest.raises(error, match=message):
-        open_pair(runs[baseline], runs[ovenet], data)
+def test_runs_that_cannot_be_compared_are_refused(runs, baseline, ovenet, error, where, found):
+    with pytest.raises(error) as caught:
+        open_pair(runs[baseline], runs[ovenet], CITYSCAPES)
+    assert str(caught.value.where).endswith(where) and found in caught.value.found
+
+
+def test_runs_of_other_classes_are_refused(runs):
+    with pytest.raises(DataError) as caught:
+        open_pair(runs["synthetic/hrnet"], runs["synthetic/ovenet"], CAMVID)
+    assert "19" in str(caught.value) and "11" in str(caught.value)
 
 
 def test_a_run_without_a_checkpoint_is_refused(runs, tmp_path):
     shutil.copytree(runs["synthetic/hrnet"], tmp_path / "unfinished")
     (tmp_path / "unfinished" / "checkpoint.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*unfinished.*: the run is not finished"):
+    with pytest.raises(RunError) as caught:
         open_pair(tmp_path / "unfinished", runs["synthetic/ovenet"], CITYSCAPES)
+    assert caught.value.where == tmp_path / "unfinished" / "checkpoint.safetensors"

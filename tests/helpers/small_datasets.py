@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from ovenet_core.cross_entropy import IGNORE_INDEX
-from ovenet_core.data.dataset import CITYSCAPES
+from ovenet_core.data import CITYSCAPES
 
 SIZE = (8, 12)
 FRAMES = {"train": "000019", "val": "000020", "test": "000021", "train_extra": "000022"}

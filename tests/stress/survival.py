@@ -23,12 +23,8 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from ovenet_core.data.synthetic.writer import write_scenes
-from ovenet_core.hrnet import BACKBONE_MODULES
-from ovenet_core.offset_head import OFFSET_MODULES
-from ovenet_core.training.presets import preset
-from ovenet_core.training.trainer import Trainer
-from ovenet_core.utils.files import write_json
-from ovenet_core.utils.provenance import provenance
+from ovenet_core.training import create_trainer, preset
+from ovenet_core.utils import provenance, write_json
 
 SPEC = preset(
     "synthetic/ovenet",
@@ -42,10 +38,10 @@ SPEC = preset(
     image_size=[32, 64],
 )  # with dropout, which draws random numbers
 SIZES = {"train": 8, "val": 1}
-BACKBONE_MODULES.update(
-    dict.fromkeys(BACKBONE_MODULES, 1)
-)  # most of the time of a network this small goes into their number
-OFFSET_MODULES.update(dict.fromkeys(OFFSET_MODULES, 1))
+# Stages of one module each: most of the time of a network this small goes into their number.
+ONE_MODULE = {2: 1, 3: 1, 4: 1}
+OPTIONS = {"device": "cpu", "progress": False, "snapshot_every": 1}
+OPTIONS["network_options"] = {"backbone_modules": ONE_MODULE, "offset_modules": ONE_MODULE}
 
 
 def start(folder: Path, data: Path, processes: int) -> list[int]:
@@ -59,7 +55,7 @@ def start(folder: Path, data: Path, processes: int) -> list[int]:
             try:
                 if processes > 1:
                     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=processes)
-                Trainer(SPEC, data, folder, device="cpu", progress=False, snapshot_every=1).run()
+                create_trainer(SPEC, data, folder, **OPTIONS).run()
                 status = 0
             except BaseException:
                 traceback.print_exc()
@@ -84,10 +80,10 @@ def run_whole(folder: Path, data: Path, processes: int) -> float:
 
 def run_disturbed(folder: Path, data: Path, processes: int, longest: float, kills: int, bar: tqdm) -> dict[str, int]:
     """Kill a run up to `kills` times and let it finish; what was seen."""
-    seen = {"kills": 0, "while_writing": 0, "before_the_first_snapshot": 0}
+    counts = {"kills": 0, "while_writing": 0, "before_the_first_snapshot": 0}
     while not (folder / "result.json").exists():
         children = start(folder, data, processes)
-        if seen["kills"] == kills:
+        if counts["kills"] == kills:
             if any(finish(children)):
                 raise RuntimeError(f"{folder}: the run could not be continued; its error is above")
             continue
@@ -100,11 +96,11 @@ def run_disturbed(folder: Path, data: Path, processes: int, longest: float, kill
             os.kill(child, signal.SIGKILL)
         if any(code not in (0, -signal.SIGKILL) for code in finish(children)):
             raise RuntimeError(f"{folder}: the run failed before it was killed; its error is above")
-        seen["kills"] += 1
-        seen["while_writing"] += any(folder.glob(".snapshot.pt.*.tmp"))
-        seen["before_the_first_snapshot"] += not (folder / "snapshot.pt").exists()
+        counts["kills"] += 1
+        counts["while_writing"] += any(folder.glob(".snapshot.pt.*.tmp"))
+        counts["before_the_first_snapshot"] += not (folder / "snapshot.pt").exists()
         bar.update()
-    return seen
+    return counts
 
 
 def differing(one: Path, other: Path) -> list[str]:
@@ -126,10 +122,12 @@ def survive(kills: int, processes: int, seed: int = 0) -> dict[str, int]:
             folder = root / f"run{totals['runs']}"
             folder.mkdir()
             each = min(kills - totals["kills"], random.randint(4, 10))
-            seen = run_disturbed(folder, data, processes, 0.6 * longest, each, bar)
+            counts = run_disturbed(folder, data, processes, 0.6 * longest, each, bar)
             if names := differing(root / "whole", folder):
-                raise RuntimeError(f"after {seen['kills']} kills other weights than without, in {names[:3]} …")
-            totals = {name: value + seen.get(name, 0) for name, value in totals.items()} | {"runs": totals["runs"] + 1}
+                raise RuntimeError(f"after {counts['kills']} kills other weights than without, in {names[:3]} …")
+            totals = {name: value + counts.get(name, 0) for name, value in totals.items()} | {
+                "runs": totals["runs"] + 1
+            }
     return totals
 
 
@@ -139,10 +137,10 @@ def main() -> None:
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--record", type=Path)
     options = parser.parse_args()
-    found = [survive(options.kills, processes) for processes in options.processes]
-    print(json.dumps(found))
+    survived = [survive(options.kills, processes) for processes in options.processes]
+    print(json.dumps(survived))
     if options.record:
-        write_json(options.record, {"survived": found} | provenance(torch.device("cpu")))
+        write_json(options.record, {"survived": survived} | provenance(torch.device("cpu")))
 
 
 if __name__ == "__main__":

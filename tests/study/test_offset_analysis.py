@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ovenet_core.data.dataset import CAMVID, CITYSCAPES
-from ovenet_core.data.io import DataError
+from ovenet_core.data import CAMVID, CITYSCAPES
 from ovenet_core.data.synthetic.writer import write_scenes
 from ovenet_core.evaluation.boundary_metrics import BANDS
 from ovenet_core.evaluation.evaluate import evaluate
@@ -27,11 +26,12 @@ from ovenet_core.study.offset_analysis import (
     Analysis,
     UpsampledPrediction,
     analyse,
-    measure,
+    count_offsets,
     oracle_predictions,
     random_directions,
     within_reach,
 )
+from ovenet_core.utils import ConfigError, DataError
 
 HEIGHT, WIDTH, IGNORE = 31, 61, 255
 
@@ -78,8 +78,8 @@ def table_of(label, offsets, confidence=0.5, maps=None):
     maps = maps or dict.fromkeys(("S_i", "S_s", "S_f"), truth)
     confidence = np.broadcast_to(np.float32(confidence), label.shape)
     seen = UpsampledPrediction(maps, offsets, confidence)
-    found = measure(seen, oracle_predictions(maps, label, 0.5), label, 11, np.random.default_rng(0))
-    return Analysis(CAMVID, {None: found}, {}, pd.DataFrame())
+    counts = count_offsets(seen, oracle_predictions(maps, label, 0.5), label, 11, np.random.default_rng(0))
+    return Analysis(CAMVID, {None: counts}, {}, pd.DataFrame())
 
 
 def overall(*arguments, **named):
@@ -114,7 +114,7 @@ def test_offsets_along_a_boundary_have_angle_90_and_gain_nothing():
 @pytest.mark.parametrize(("direction", "cosine"), [((1, 1), 1), ((-1, -1), -1), ((1, -1), 0)])
 def test_angles_are_those_to_an_oblique_boundary(direction, cosine):
     down, right = np.indices((HEIGHT, WIDTH))
-    found = table_of((down + right > 45).astype(np.uint8), field(*np.multiply(direction, 2.0))).groups["all"].sums
+    found = table_of((down + right > 45).astype(np.uint8), field(*np.multiply(direction, 2.0))).groups["all"]
     near = np.s_[:2, 1:4]  # both classes, where the ends of the boundary do not matter much
     means = found["cosine"][near].sum(1) / found["sloped"][near].sum(1)
     np.testing.assert_allclose(means, [-cosine, cosine], atol=0.1)
@@ -226,6 +226,13 @@ def test_calibration_error_of_a_constant_is_its_distance_from_the_rate(confidenc
     assert row["brier"] == pytest.approx(confidence**2 * (1 - rate) + (1 - confidence) ** 2 * rate, abs=1e-6)
 
 
+def test_confidence_at_right_and_at_wrong_seeds_are_its_means_there():
+    confidence = np.random.default_rng(0).random((HEIGHT, WIDTH), np.float32)
+    row, wrong = overall(halves(), field(5, 0), confidence), np.s_[:, 25:30]  # their seeds are across the boundary
+    assert row["f_wrong"] == pytest.approx(confidence[wrong].mean())
+    assert row["f_right"] == pytest.approx(np.delete(confidence, np.r_[25:30], axis=1).mean())
+
+
 def test_a_confidence_that_knows_is_calibrated():
     label = halves()
     knows = np.where((np.arange(WIDTH) >= 25) & (np.arange(WIDTH) < 30), 0, 1)
@@ -242,7 +249,7 @@ def test_a_seed_without_a_label_is_in_no_rate():
     assert overall(label, field(5, 0), 0.7)["seed_has_label"] == 1
 
 
-# -- (d), (f): fusion and its bounds
+# -- (d), (f): fusion and oracles
 
 
 def predictions(seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
@@ -251,7 +258,7 @@ def predictions(seed: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_repaired_spoilt_and_kept_equal_counting(seed):
+def test_repaired_degraded_and_kept_equal_counting(seed):
     label, maps = predictions(seed)
     row, valid = overall(label, field(1, 1), 0.3, maps), label != IGNORE
     initial, seeded, fused = ((maps[name] == label)[valid] for name in ("S_i", "S_s", "S_f"))
@@ -263,7 +270,7 @@ def test_repaired_spoilt_and_kept_equal_counting(seed):
     assert row["accuracy S_s"] == pytest.approx(seeded.mean())
 
 
-def test_perfect_confidence_is_right_where_either_is():
+def test_oracle_confidence_is_right_where_either_is():
     label, maps = predictions(0)
     either = (maps["S_i"] == label) | (maps["S_s"] == label)
     maps["S_f"] = np.where(np.arange(WIDTH) % 2, maps["S_i"], maps["S_s"])  # any choice between the two
@@ -271,7 +278,7 @@ def test_perfect_confidence_is_right_where_either_is():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_bounds_are_never_below_the_fused_prediction(seed):
+def test_oracles_are_never_below_the_fused_prediction(seed):
     label, maps = predictions(seed)
     bounded = oracle_predictions(maps, label, 0.1)
     assert tuple(bounded) == MAPS
@@ -291,7 +298,7 @@ def test_pixels_within_reach_equal_brute_force(reach):
         assert found[v, u] == (window == label[v, u]).any()
 
 
-def test_the_best_seed_reaches_as_far_as_offsets_do():
+def test_the_oracle_seed_reaches_as_far_as_offsets_do():
     label = np.zeros((41, 81), np.uint8)
     predicted = np.ones_like(label)
     predicted[20, 40] = 0
@@ -349,8 +356,21 @@ def test_the_same_again(split):
 
 
 def test_numbers_are_fit_for_json(split):
+    table = split[-1].table
     stored = json.loads(json.dumps(split[-1].as_dict(), allow_nan=False))
-    assert len(stored["table"]) == len(split[-1].table) and stored["images"][0]["image"]
+    assert len(stored["table"]) == len(table) and stored["images"][0]["image"]
+    for row, (_, numbers) in zip(stored["table"], table.iterrows(), strict=True):
+        assert [row[name] for name in table if name[:2] != "f_"] == [
+            None if np.isnan(number) else number for name, number in numbers.items() if name[:2] != "f_"
+        ]
+        for name in ("f_right", "f_wrong"):  # [least, most]
+            assert row[name] == (None if np.isnan(numbers[name]) else [numbers[name]] * 2)
+
+
+def test_percent_scales_shares_alone(split):
+    table, percent = split[-1].table.loc["all"], split[-1].percent("length", "moved", "net")
+    expected = [table["length"], 100 * table["moved"], 100 * (table["repaired"] - table["degraded"])]
+    np.testing.assert_allclose(percent, np.transpose(expected))
 
 
 @pytest.mark.parametrize("figure", ["lengths", "directions", "calibration", "repairs", "bounds"])
@@ -362,10 +382,12 @@ def test_figures_have_titles_and_units(figure, split):
 
 def test_a_network_without_offsets_is_refused(split):
     _, data, samples, _ = split
-    with pytest.raises(ValueError, match="no offsets"):
+    with pytest.raises(ConfigError) as caught:
         analyse(build(width=4, blocks=1, branch_stage=None), data, samples)
+    assert caught.value.where == "network"
 
 
 def test_no_samples_are_refused(split):
-    with pytest.raises(DataError, match="no samples"):
+    with pytest.raises(DataError) as caught:
         analyse(split[0], split[1], [])
+    assert caught.value.where == split[1].name and caught.value.found == "no samples"

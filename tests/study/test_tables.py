@@ -1,6 +1,7 @@
 """Tables: which runs count, what is averaged, what is bold, and what is said of all others."""
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from result_files import each, write_run
 
 from ovenet_core.study.architecture_table import architecture
 from ovenet_core.study.results import COUNTED, RunSelection, find_runs, select_runs
-from ovenet_core.study.tables import Table, command_for, paper_tables, scale_tables
+from ovenet_core.study.tables import Table, command_for, format_scores, paper_tables, protocol_tables
+from ovenet_core.utils import RunError
 
 
 def collected(root: Path) -> RunSelection:
@@ -18,13 +20,15 @@ def collected(root: Path) -> RunSelection:
 
 
 def row_of(table: Table, row: str, column: str) -> pd.Series:
-    (index,) = table.frame.index[(table.frame["row"] == row) & (table.frame["column"] == column)]
-    return table.frame.loc[index]
+    (index,) = table.data.index[(table.data["row"] == row) & (table.data["column"] == column)]
+    return table.data.loc[index]
 
 
-def tables(root: Path, scale: str = "") -> dict[str, Table]:
-    found = collected(root)
-    return {table.name: table for table in (scale_tables(scale, found) if scale else paper_tables(found))}
+def tables(root: Path, protocol: str = "") -> dict[str, Table]:
+    selection = collected(root)
+    return {
+        table.name: table for table in (protocol_tables(protocol, selection) if protocol else paper_tables(selection))
+    }
 
 
 # -- What counts
@@ -42,10 +46,10 @@ def test_mean_deviation_number_and_difference_are_those_of_the_runs(tmp_path):
     assert row["folders"].split() == [str(tmp_path / str(seed)) for seed in range(3)]
 
 
-def test_the_answer_of_ovenet_is_the_fused_prediction(tmp_path):
+def test_the_final_prediction_of_ovenet_is_the_fused_one(tmp_path):
     write_run(tmp_path / "a", "synthetic/ovenet", 0, 0.5)
     table = tables(tmp_path, "synthetic")["synthetic_table5"]
-    values = [row_of(table, "OVeNet", column)["reproduced"] for column in ("S_i", "S_s", "S_f", "answer")]
+    values = [row_of(table, "OVeNet", column)["reproduced"] for column in ("S_i", "S_s", "S_f", "final")]
     assert values == pytest.approx([48, 49, 50, 50])
 
 
@@ -133,25 +137,27 @@ def test_a_run_on_other_data_is_named_and_not_averaged(tmp_path):
     for seed, data in enumerate("ffg"):
         write_run(tmp_path / str(seed), "synthetic/hrnet", seed, 0.5 + seed / 10, data_fingerprint=data * 64)
     found = collected(tmp_path)
-    assert list(found.status["status"]) == [COUNTED, COUNTED, "other data than most runs of this scale"]
+    assert list(found.status["status"]) == [COUNTED, COUNTED, "other data than most runs of this protocol"]
     assert list(found.by_preset["synthetic/hrnet"]) == [0, 1]
 
 
 def test_runs_of_several_commits_and_of_changed_code_are_named_below_the_table(tmp_path):
     for seed, commit in enumerate(("a" * 40, "b" * 40 + "+")):
         write_run(tmp_path / str(seed), "synthetic/hrnet", seed, 0.5, commit=commit)
-    note = tables(tmp_path, "synthetic")["synthetic_table1"].note
-    assert "Runs are of several commits: synthetic/hrnet aaaaaaaa bbbbbbbb+." in note
-    assert "changed after its commit (+): synthetic/hrnet" in note
+    table = tables(tmp_path, "synthetic")["synthetic_table1"]
+    assert table.several_commits and table.commits == {"synthetic/hrnet": ["aaaaaaaa", "bbbbbbbb+"]}
+    assert table.changed_code == ["synthetic/hrnet"] and "synthetic/hrnet aaaaaaaa bbbbbbbb+" in table.markdown()
 
 
 def test_rows_of_different_commits_are_named_below_the_table(tmp_path):
     write_run(tmp_path / "a", "synthetic/hrnet", 0, 0.5)
     write_run(tmp_path / "b", "synthetic/ovenet", 0, 0.5)
-    assert "commit" not in tables(tmp_path, "synthetic")["synthetic_table1"].note
+    assert not tables(tmp_path, "synthetic")["synthetic_table1"].several_commits
     write_run(tmp_path / "c", "synthetic/hrnet-ocr", 0, 0.5, commit="c" * 40)
-    note = tables(tmp_path, "synthetic")["synthetic_table1"].note
-    assert "several commits: synthetic/hrnet aaaaaaaa; synthetic/ovenet aaaaaaaa; synthetic/hrnet-ocr cccccccc." in note
+    table = tables(tmp_path, "synthetic")["synthetic_table1"]
+    commits = {"hrnet": "aaaaaaaa", "ovenet": "aaaaaaaa", "hrnet-ocr": "cccccccc"}
+    assert table.several_commits and table.commits == {f"synthetic/{name}": [c] for name, c in commits.items()}
+    assert not table.changed_code
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"seed": 0', '{"metrics": {"S_i": {"miou": 3}}}', "\x00"])
@@ -171,12 +177,12 @@ def test_a_damaged_result_is_named_and_not_averaged(tmp_path, text):
         ({"finished": None}, "finished"),
         ({"duration_seconds": None}, "duration_seconds"),
         ({"seed": True}, "seed"),
-        ({"metrics": {"S_i": {"miou": 0.5}}}, "expected S_i, S_s, S_f"),
-        ({"metrics": each({"miou": 0.5, "iou": []})}, "iou is []"),
-        ({"metrics": each({"miou": 0.5, "pixel_accuracy": "x"})}, "pixel_accuracy is"),
-        ({"metrics": each({})}, "has no mIoU"),
+        ({"metrics": {"S_i": {"miou": 0.5}}}, "metrics"),
+        ({"metrics": each({"miou": 0.5, "iou": []})}, "metrics.S_i.iou"),
+        ({"metrics": each({"miou": 0.5, "pixel_accuracy": "x"})}, "metrics.S_i.pixel_accuracy"),
+        ({"metrics": each({})}, "metrics.S_i.miou"),
         ({"experiment": []}, "experiment"),
-        ({"experiment": {"epochs": "x"}}, "epochs is 'x'"),
+        ({"experiment": {"epochs": "x"}}, "experiment.epochs"),
     ],
     ids=str,
 )
@@ -184,7 +190,7 @@ def test_a_result_that_is_not_whole_is_named_and_not_averaged(tmp_path, change, 
     write_run(tmp_path / "a", "synthetic/ovenet", 0, 0.5)
     write_run(tmp_path / "b", "synthetic/ovenet", **{"seed": 1, "miou": 0.9} | change)
     status = collected(tmp_path).status.set_index("folder")["status"][str(tmp_path / "b")]
-    assert status.startswith("damaged: ") and named in status
+    assert status.startswith("damaged: ") and f"result.json.{named}" in status
     assert row_of(tables(tmp_path, "synthetic")["synthetic_table1"], "OVeNet", "IoU cla.")["reproduced"] == 50
 
 
@@ -199,35 +205,42 @@ def test_all_commits_of_a_run_that_was_continued_are_named(tmp_path):
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+    with pytest.raises(RunError) as caught:
         find_runs(tmp_path, tmp_path / "nowhere")
+    assert caught.value.where == tmp_path / "nowhere"
 
 
 # -- What is printed
 
 
-def frame(reported: list[float], reproduced: list[float]) -> pd.DataFrame:
-    same = {"column": "c", "among": "c", "sd": np.nan, "seeds": 1, "state": "reproduced", "decimals": 1, "command": ""}
+def printed(reported: list[float], reproduced: list[float], seeds: Sequence[int] = (1, 1, 1)) -> dict[str, list[str]]:
+    """The texts of a column "c", with ** around those that are bold."""
+    same = {"column": "c", "best_within": "c", "sd": np.nan, "decimals": 1, "command": ""}
     rows = [
-        {"row": f"r{i}", "reported": a, "reproduced": b, "difference": b - a, "folders": "runs/x"} | same
-        for i, (a, b) in enumerate(zip(reported, reproduced, strict=True))
+        {"row": f"r{i}", "reported": a, "reproduced": b, "difference": b - a, "seeds": n} | same
+        for i, (a, b, n) in enumerate(zip(reported, reproduced, seeds, strict=False))
     ]
-    return pd.DataFrame(rows)
+    texts, bold = format_scores(pd.DataFrame(rows))
+    assert list(texts["", ""]) == [row["row"] for row in rows] and not bold["", ""].any()
+    return {
+        name: list(texts["c", name].where(~bold["c", name], "**" + texts["c", name] + "**"))
+        for _, name in texts
+        if name
+    }
 
 
 def test_the_best_is_bold_by_value_and_equal_ones_all_are():
-    texts = Table("t", "T", frame([80.0, 81.0, 81.0], [70.0, 69.0, 68.0])).texts("**{}**")
-    assert list(texts["c", "reported"]) == ["80.0", "**81.0**", "**81.0**"]
-    assert list(texts["c", "reproduced"]) == ["**70.00 (1)**", "69.00 (1)", "68.00 (1)"]
-    assert list(texts["c", "difference"]) == ["-10.00", "-12.00", "-13.00"]
+    texts = printed([80.0, 81.0, 81.0], [70.0, 69.0, 68.0])
+    assert texts["reported"] == ["80.0", "**81.0**", "**81.0**"]
+    assert texts["reproduced"] == ["**70.00 (1)**", "69.00 (1)", "68.00 (1)"]
+    assert texts["difference"] == ["-10.00", "-12.00", "-13.00"]
 
 
 def test_a_mean_of_fewer_seeds_is_not_the_best_and_neither_is_a_zero():
-    several = frame([0.0] * 3, [70.0, 65.0, 64.0]).assign(seeds=[1, 3, 3])
-    shown = Table("t", "T", several).texts("**{}**")["c", "reproduced"]
-    assert list(shown) == ["70.00 (1)", "**65.00 (3)**", "64.00 (3)"]
-    table = Table("t", "T", frame([0.0, 0.0], [0.0, 0.0])).texts("**{}**")
-    assert list(table["c", "reproduced"]) == ["0.00 (1)"] * 2 and list(table["c", "reported"]) == ["0.0"] * 2
+    texts = printed([0.0] * 3, [70.0, 65.0, 64.0], seeds=[1, 3, 3])
+    assert texts["reproduced"] == ["70.00 (1)", "**65.00 (3)**", "64.00 (3)"]
+    texts = printed([0.0, 0.0], [0.0, 0.0])
+    assert texts["reproduced"] == ["0.00 (1)"] * 2 and texts["reported"] == ["0.0"] * 2
 
 
 def test_the_command_beside_a_gain_runs_what_is_missing(tmp_path):
@@ -238,8 +251,8 @@ def test_the_command_beside_a_gain_runs_what_is_missing(tmp_path):
 
 def test_what_was_not_run_says_so_and_has_its_command(tmp_path):
     table = tables(tmp_path)["table5"]
-    assert (table.frame["state"] == "not run").all() and len(table.missing()) == 7
-    assert set(table.texts()["IoU cla.", "reproduced"]) == {"not run"}
+    assert (table.data["state"] == "not run").all() and len(table.commands) == 7
+    assert set(table.formatted["IoU cla.", "reproduced"]) == {"not run"}
     assert command_for("cityscapes/ovenet-tau-1") in table.markdown()
 
 
@@ -251,8 +264,8 @@ def test_methods_of_others_are_reported_and_never_asked_for(tmp_path):
 def test_bold_numbers_of_the_paper_are_its_best_but_for_the_documented(tmp_path):
     # docs/paper_inconsistencies.md lists where its own bold is not the best; ours follows the values.
     best = tables(tmp_path)["table1"]
-    marked = best.frame[best.best["reported"] & (best.frame["column"] == "IoU cat.")]
-    assert "HRNet, HRNetV2-W48, trained on train+val" in set(marked["row"])
+    marked = best.printed["", ""][best.bold["IoU cat.", "reported"]]
+    assert "HRNet, HRNetV2-W48, trained on train+val" in set(marked)
 
 
 def test_files_have_the_numbers_the_folders_and_the_commands(tmp_path):
@@ -264,7 +277,7 @@ def test_files_have_the_numbers_the_folders_and_the_commands(tmp_path):
     assert "snakemake" in stored.loc["OVeNet", "command"]
     assert "| HRNet " in (tmp_path / "tables/table5.md").read_text()
     latex = (tmp_path / "tables/table5.tex").read_text()
-    assert r"\toprule" in latex and r"$\tau$" in latex and "τ" not in latex
+    assert r"\toprule" in latex and r"$\tau$" in latex and "τ" not in latex and r"\textbf{82.40}" in latex
     assert len(list((tmp_path / "tables").iterdir())) == 3 * 6
 
 

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8, UInt16
 
-from ovenet_core.data.synthetic.parts import EYE, Colour, Face
-from ovenet_core.data.synthetic.shapes import circle
+from ovenet_core.data.synthetic.parts import EYE, Colour, Face, circle
+from ovenet_core.utils import ConfigError
 
 
 class Mood(NamedTuple):
@@ -22,21 +22,31 @@ class Mood(NamedTuple):
     tint: Colour  # factors
 
 
-MOODS = (
-    Mood((84, 138, 206), (198, 220, 238), 0.1, 0.50, (1.00, 1.00, 1.00)),
-    Mood((150, 164, 180), (216, 221, 225), 0.5, 0.16, (0.98, 1.00, 1.02)),
-    Mood((104, 136, 190), (250, 216, 176), 0.1, 0.55, (1.07, 1.00, 0.89)),
-    Mood((120, 168, 214), (226, 232, 230), 0.2, 0.34, (1.02, 1.01, 0.97)),
-)
+MOODS = {  # by condition: "" is fair weather, "lamplight" is for rooms
+    "": (
+        Mood((84, 138, 206), (198, 220, 238), 0.1, 0.50, (1.00, 1.00, 1.00)),
+        Mood((150, 164, 180), (216, 221, 225), 0.5, 0.16, (0.98, 1.00, 1.02)),
+        Mood((104, 136, 190), (250, 216, 176), 0.1, 0.55, (1.07, 1.00, 0.89)),
+        Mood((120, 168, 214), (226, 232, 230), 0.2, 0.34, (1.02, 1.01, 0.97)),
+    ),
+    # As many as in fair weather, so that the random numbers, and with them the view, stay the same.
+    "fog": (Mood((186, 190, 192), (204, 207, 208), 0.0, 0.0, (0.96, 0.98, 1.0)),) * 4,
+    "night": (Mood((84, 84, 108), (110, 100, 104), -0.6, 0.0, (1.0, 0.98, 0.96)),) * 4,
+    "rain": (Mood((112, 118, 126), (166, 170, 174), 0.0, 0.0, (0.78, 0.81, 0.85)),) * 4,
+    "snow": (Mood((196, 201, 206), (218, 221, 224), 0.1, 0.0, (0.94, 0.97, 1.0)),) * 4,
+    "lamplight": tuple(
+        Mood((0, 0, 0), (0, 0, 0), 0, 0, tint) for tint in ((1, 1, 1), (1.07, 0.99, 0.86), (0.92, 0.97, 1.03))
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Scene:
     """An image (RGB) with label ids and instance ids.
 
-    The instance id of a street is as in Cityscapes: label id * 1000 + k for the k-th thing of a class, and the bare
-    label id where the class has no instances. That of a place is label id + 256 * k for its k-th thing, k being 0 for
-    what is no thing: the two channels of ADE20K's maps of instances.
+    Instance ids of a street are as in Cityscapes: label id * 1000 + number of the object within its class, or the label
+    id where the class has no instances. Those of a place are label id + 256 * number of the object, or 0 for ground,
+    walls and sky, as in the two channels of ADE20K's instance maps.
     """
 
     image: UInt8[np.ndarray, "height width 3"]
@@ -48,22 +58,20 @@ class Camera:
     """Paints faces: colours with smooth edges, ids with hard ones.
 
     Attributes:
-        mood: one of `moods`.
+        mood: weather and light, one of `MOODS[condition]`.
         focal, centre: focal length and point of the horizon straight ahead, in pixels.
         image: (height, width, 3), RGB.
         ids: (height, width), instance ids, or label ids where there are no instances.
         roughness: (256,), strength of the texture of each label id, in grey levels.
     """
 
-    def __init__(
-        self, seed: int, height: int, width: int, moods: Sequence[Mood], background: int, roughness: np.ndarray
-    ):
+    def __init__(self, condition: str, seed: int, height: int, width: int, background: int, roughness: np.ndarray):
         if min(height, width) < 16:
-            raise ValueError(f"size {height}x{width}: expected 16 pixels or more to a side; make it larger")
+            raise ConfigError("size", f"{height}x{width}", "16 pixels or more to a side", "make it larger")
         if seed < 0:
-            raise ValueError(f"seed {seed}: expected 0 or more; give another")
-        self.rng = np.random.default_rng([seed, 1])
-        self.mood, self.roughness = moods[self.rng.integers(len(moods))], roughness
+            raise ConfigError("seed", seed, "0 or more", "give another seed")
+        self.condition, self.roughness, self.rng = condition, roughness, np.random.default_rng([seed, 1])
+        self.mood = MOODS[condition][self.rng.integers(len(MOODS[condition]))]
         self.focal = float(0.62 * np.sqrt(2.0 * height * width))
         self.centre = np.array((width, height)) * self.rng.uniform((0.45, 0.42), (0.55, 0.48))
         self.image = np.zeros((height, width, 3), np.uint8)
@@ -98,11 +106,9 @@ class Camera:
         colours = np.array([(0, 0, 0) if face.colour is None else face.colour for face in faces])
         colours = (colours * self.mood.tint).clip(0, 255) * clear + np.array(self.mood.horizon) * (1 - clear)
         for face, corners, colour in zip(faces, self.project(faces), colours.tolist(), strict=True):
-            if not corners:
-                continue
-            if face.colour is not None:
+            if corners and face.colour is not None:
                 cv2.fillPoly(self.image, corners, colour, cv2.LINE_AA, 4)
-            if face.ident is not None:
+            if corners and face.ident is not None:
                 cv2.fillPoly(self.ids, corners, face.ident, cv2.LINE_8, 4)
 
     def noise(self, across: int, flatten: int = 1) -> np.ndarray:
@@ -113,6 +119,16 @@ class Camera:
         # On bytes, this interpolation gives the same result on every processor.
         smooth = cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR_EXACT)
         return smooth.astype(np.float32) / 127.5 - 1
+
+    def shoot(self, ground: Sequence[Face], upright: Sequence[Face], to_sun: np.ndarray):
+        """Paint a scene: the sky (if there is one), what lies flat, and what stands, from far to near."""
+        outdoors = self.condition != "lamplight"
+        if outdoors:
+            self.paint_sky()
+        self.paint(ground, haze=False)
+        if outdoors:
+            self.shade_ground(upright, to_sun)
+        self.paint(upright, haze=outdoors)
 
     def paint_sky(self):
         rows = np.arange(len(self.ids), dtype=np.float32)[:, None, None]

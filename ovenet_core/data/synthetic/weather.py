@@ -1,36 +1,25 @@
 """Generated streets in the conditions of ACDC: fog, night, rain and snow, by how far things are and what shines."""
 
 from collections.abc import Sequence
-from types import MappingProxyType
 
 import cv2
 import numpy as np
 
-from ovenet_core.data.synthetic.camera import MOODS as FAIR
-from ovenet_core.data.synthetic.camera import Camera, Mood, Scene
+from ovenet_core.data.synthetic.camera import Camera, Scene
 from ovenet_core.data.synthetic.parts import EYE, LABEL_ID, Face, Light
 
-MOODS = MappingProxyType(
-    {
-        "fog": Mood((186, 190, 192), (204, 207, 208), 0.0, 0.0, (0.96, 0.98, 1.0)),
-        "night": Mood((84, 84, 108), (110, 100, 104), -0.6, 0.0, (1.0, 0.98, 0.96)),
-        "rain": Mood((112, 118, 126), (166, 170, 174), 0.0, 0.0, (0.78, 0.81, 0.85)),
-        "snow": Mood((196, 201, 206), (218, 221, 224), 0.1, 0.0, (0.94, 0.97, 1.0)),
-    }
-)
 _SIGHT = {"fog": (18.0, 40.0), "rain": (110.0, 200.0), "snow": (70.0, 140.0)}  # metres; 1 / e of a colour is left there
 _SNOW, _SKY_DISTANCE = np.float32((236, 240, 246)), 2000.0
 _FLAT = np.array([LABEL_ID[name] for name in ("road", "sidewalk", "terrain", "rail track")])
-_SNOW_DEPTH = {"road": 0.45, "rail track": 0.6, "sidewalk": 1.0, "terrain": 1.5}  # 1 covers all but a few spots
+_SNOW_DEPTH = np.zeros(256, np.float32)
+_SNOW_DEPTH[_FLAT] = 0.45, 1.0, 1.5, 0.6  # 1 covers all but a few spots
 
 
 class WeatherCamera(Camera):
     """Paints a street under a condition, and notes how far each pixel is, and which light comes from it."""
 
-    def __init__(self, condition: str, seed: int, height: int, width: int, *arguments):
-        # As many moods as in fair weather leave the random numbers as there, so that the view is the same.
-        super().__init__(seed, height, width, (MOODS[condition],) * len(FAIR), *arguments)
-        self.condition = condition
+    def __init__(self, condition: str, seed: int, height: int, width: int, background: int, roughness: np.ndarray):
+        super().__init__(condition, seed, height, width, background, roughness)
         below = np.arange(height, dtype=np.float32)[:, None] + 0.5 - np.float32(self.centre[1])
         ground = np.where(below > 0, np.float32(self.focal * EYE) / np.maximum(below, 0.01), _SKY_DISTANCE)
         self.depth = np.minimum(ground, _SKY_DISTANCE).astype(np.float32) * np.ones((1, width), np.float32)
@@ -59,14 +48,9 @@ class WeatherCamera(Camera):
         if far - near < 5:
             cv2.fillPoly(self.depth, corners, max((near + far) / 2, 0.7), cv2.LINE_8, 4)
             return
-        rows, columns = (
-            slice(max(start, 0), max(stop, 0))
-            for start, stop in zip(
-                np.min([corner.min(0) for corner in corners], 0)[::-1] >> 4,
-                (np.max([corner.max(0) for corner in corners], 0)[::-1] >> 4) + 2,
-                strict=True,
-            )
-        )
+        low = np.min([corner.min(0) for corner in corners], 0)[::-1] >> 4
+        high = (np.max([corner.max(0) for corner in corners], 0)[::-1] >> 4) + 2
+        rows, columns = (slice(max(start, 0), max(stop, 0)) for start, stop in zip(low, high, strict=True))
         depth = self.depth[rows, columns]
         a, b, c = face.points.reshape(-1, 3)[:3] - (0, EYE, 0)
         normal = np.cross(b - a, c - a)
@@ -78,8 +62,6 @@ class WeatherCamera(Camera):
         u = np.arange(columns.start, columns.start + depth.shape[1]) + 0.5 - self.centre[0]
         inverse = ((u * normal[0] - v * normal[1]) / self.focal + normal[2]) / (normal @ a)
         np.copyto(depth, 1 / inverse.clip(1 / far, 1 / max(near, 0.7)), where=mask > 0, casting="same_kind")
-
-    # -- Snow
 
     def snow_on(self, face: Face) -> Face:
         """The face as it looks from above the snow: roofs and tops of cars are white, and so are many leaves."""
@@ -96,9 +78,7 @@ class WeatherCamera(Camera):
 
     def snow_ground(self):
         patches = self.noise(24, 2) + 0.7 * self.noise(90, 2)
-        depth = np.zeros(256, np.float32)
-        depth[[LABEL_ID[name] for name in _SNOW_DEPTH]] = list(_SNOW_DEPTH.values())
-        cover = (depth[self.ids.clip(0, 255)] + 0.35 * patches).clip(0, 0.93) * np.isin(self.ids, _FLAT)
+        cover = (_SNOW_DEPTH[self.ids.clip(0, 255)] + 0.35 * patches).clip(0, 0.93) * np.isin(self.ids, _FLAT)
         self.image[:] = self.image * (1 - cover[..., None]) + _SNOW * cover[..., None]
 
     def snow_caps(self, image: np.ndarray) -> np.ndarray:
@@ -110,8 +90,6 @@ class WeatherCamera(Camera):
         upright = self.ids != LABEL_ID["ego vehicle"]
         cap = (behind & upright & ~np.isin(self.ids, _FLAT) & (thick > 0.4))[..., None] * np.float32(0.85)
         return image * (1 - cap) + _SNOW * cap
-
-    # -- Rain
 
     def shade_ground(self, upright: Sequence[Face], to_sun: np.ndarray):
         super().shade_ground(upright, to_sun)
@@ -157,8 +135,6 @@ class WeatherCamera(Camera):
         share = (cv2.GaussianBlur(flakes, (3, 3), 0).astype(np.float32) / 255)[..., None]
         return image * (1 - share) + np.float32(250) * share
 
-    # -- Night and fog
-
     def light_ground(self, lamp: Face):
         """A round pool of light, 5 metres wide to each side, below a lamp of the street."""
         x, _, z = lamp.points.reshape(-1, 3).mean(axis=0)
@@ -170,10 +146,8 @@ class WeatherCamera(Camera):
     def darken(self, image: np.ndarray) -> np.ndarray:
         """Night: what lamps and the own head lights reach is seen, and around lamps there is a glow."""
         height, width = self.ids.shape
-        glow = sum(
-            strength * cv2.GaussianBlur(self.light, (0, 0), height / size).astype(np.float32)
-            for strength, size in ((0.5, 128), (0.7, 40), (1.1, 12))
-        )
+        blurs = [cv2.GaussianBlur(self.light, (0, 0), height / size).astype(np.float32) for size in (128, 40, 12)]
+        glow = 0.5 * blurs[0] + 0.7 * blurs[1] + 1.1 * blurs[2]
         columns, rows = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
         across, down = (columns - self.centre[0]) / self.focal, (rows - self.centre[1]) / self.focal
         aside = (1 + (across / 0.45) ** 4) * (1 + ((down + 0.03).clip(-1, 0) / 0.06) ** 2)
@@ -193,15 +167,11 @@ class WeatherCamera(Camera):
         return image * clear[..., None] + np.float32(self.mood.horizon) * (1 - clear[..., None])
 
     def develop(self) -> Scene:
-        self.depth[self.ids == LABEL_ID["ego vehicle"]] = 1
-        self.light[self.ids == LABEL_ID["ego vehicle"]] = 0
+        own_car = self.ids == LABEL_ID["ego vehicle"]
+        self.depth[own_car], self.light[own_car] = 1, 0
         scene = super().develop()
-        steps = {
-            "fog": (self.veil,),
-            "night": (self.darken,),
-            "rain": (self.veil, self.streaks),
-            "snow": (self.snow_caps, self.veil, self.flakes),
-        }
+        snow, rain = (self.snow_caps, self.veil, self.flakes), (self.veil, self.streaks)
+        steps = {"fog": (self.veil,), "night": (self.darken,), "rain": rain, "snow": snow}
         image = scene.image.astype(np.float32)
         for step in steps[self.condition]:
             image = step(image)
