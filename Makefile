@@ -85,5 +85,5 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 
 # The image at the top of the README.
-results/figures/ovenet_overview.png: ovenet_core/figures/method_diagram.py | $(READY)
+results/figures/ovenet_overview.png: ovenet_core/figures/method_diagram.py ovenet_core/figures/network_figure.py | $(READY)
 	$(BIN)/python -m ovenet_core.figures.method_diagram $@

@@ -7,7 +7,7 @@ import torch.nn.functional as nnf
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from ovenet_core.utils import ConfigError, all_reduce_sum, global_smallest
+from ovenet_core.utils import ConfigError, all_reduce_sum, all_smallest
 
 IGNORE_INDEX = 255  # train id of the pixels that neither the losses nor the scores count
 
@@ -59,7 +59,7 @@ def _kth_probability(probability: Tensor, labels: Tensor, threshold: float, min_
     rank = min(min_kept, count - 1)
     if count == 0 or below > rank:
         return 0.0
-    values = global_smallest(probability, rank + 1)
+    values = all_smallest(probability, rank + 1)
     # A GPU selects with one of its hundred processors, and sorts with all of them.
     return (values.sort().values[rank] if values.is_cuda else values.kthvalue(rank + 1).values).item()
 

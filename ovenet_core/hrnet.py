@@ -157,8 +157,7 @@ class HRNet(nn.Module):
     Args:
         width: channels of the first branch (the paper: 48; also 18, 32 and 40).
         blocks: residual units per branch and module (4), and at most four bottlenecks in stage 1.
-        align_corners: the convention of every bilinear resize. The references use False for plain HRNet and True
-            for HRNet+OCR.
+        align_corners: of every bilinear resize. The references use False for HRNet and True for HRNet+OCR.
         modules: high-resolution modules per stage.
     """
 

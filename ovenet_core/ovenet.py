@@ -222,13 +222,10 @@ def build(
         num_classes: channels of the semantic head (19, 150, 11).
         config: the network; by default OVeNet (HRNet) of Table 1.
         checkpointing: recompute activations in the backward pass instead of keeping them; the results are the same.
-        seed_align_corners: see `OVeNet`.
-        ocr_channels, ocr_key_channels: see `OCR`.
+        seed_align_corners, ocr_channels, ocr_key_channels: see `OVeNet` and `OCR`.
         backbone_modules, offset_modules: high-resolution modules per stage; fewer make a small network for tests.
-        fields: fields of the config to change, such as `backbone="hrnet_ocr", branch_stage=None`.
-
-    Raises:
-        ConfigError: a field does not exist or is out of its range.
+        fields: fields of the config to change, such as `backbone="hrnet_ocr"`; a ConfigError names one
+            that does not exist or is out of its range.
     """
     config = replace(config or NetworkConfig(), **fields)
     with_ocr = config.backbone == "hrnet_ocr"

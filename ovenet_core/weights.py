@@ -82,22 +82,14 @@ def is_ours(state: Mapping[str, Tensor]) -> bool:
 
 @dataclass
 class LoadReport:
-    """What a file gave to a network.
-
-    Attributes:
-        loaded: our names of the tensors of the file.
-        copied: names in the offset head that got the values of the backbone.
-        widened: names in wider layers, whose first channels got the values.
-        initial: parts that stay at their initial value because the file has no weights for them.
-        unused: why a tensor of the file has no use, by its official name.
-    """
+    """What a file gave to a network."""
 
     source: str
-    loaded: list[str] = field(default_factory=list)
-    copied: list[str] = field(default_factory=list)
-    widened: list[str] = field(default_factory=list)
-    initial: list[str] = field(default_factory=list)
-    unused: dict[str, str] = field(default_factory=dict)
+    loaded: list[str] = field(default_factory=list)  # our names of the tensors of the file
+    copied: list[str] = field(default_factory=list)  # names in the offset head that got the values of the backbone
+    widened: list[str] = field(default_factory=list)  # names in wider layers, whose first channels got the values
+    initial: list[str] = field(default_factory=list)  # parts at their initial value: the file has no weights for them
+    unused: dict[str, str] = field(default_factory=dict)  # why a tensor of the file has no use, by its official name
 
     def __str__(self) -> str:
         lines = [f"{self.source}: {len(self.loaded)} tensors loaded"]
@@ -135,16 +127,20 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     return dict(state)
 
 
-def load_own(network: nn.Module, state: Mapping[str, Tensor], source: str = "state dict") -> None:
-    """Load weights under our names, of exactly this network.
+def load_network(network: nn.Module, state: Mapping[str, Tensor], source: str = "state dict") -> None:
+    """Load the weights of exactly this network, under our names or the official ones.
 
     Raises:
-        WeightsError: they are of another network, with the first difference.
+        WeightsError: they are of another network, with the first difference, or a part is missing.
     """
-    own = network.state_dict()
-    for name in [*own, *state]:
-        _require_same_shape(name, state, own, source)
-    network.load_state_dict(state)
+    if is_ours(state):
+        own = network.state_dict()
+        for name in [*own, *state]:
+            _require_same_shape(name, state, own, source)
+        network.load_state_dict(state)
+    elif missing := load_official(network, state, source).initial:
+        fix = "give a file of this network, or its experiment"
+        raise WeightsError(source, f"no weights for {', '.join(missing)}", "the weights of a whole network", fix)
 
 
 def load_official(
@@ -156,8 +152,7 @@ def load_official(
     heads start from the pre-trained weights, section 4.1). A semantic head is loaded whole or not at all.
 
     Args:
-        widen: take a narrower backbone for the first channels of each layer. These see no other channels, so that they
-            compute what the narrower network does; the other channels keep their initial values.
+        widen: take a narrower backbone for the first channels of each layer, which see no others and compute the same.
 
     Raises:
         WeightsError: an unknown name, a part that is incomplete, another shape, or weights under our own names.

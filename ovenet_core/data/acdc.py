@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ovenet_core.cross_entropy import IGNORE_INDEX
 from ovenet_core.data.cityscapes import CITYSCAPES
-from ovenet_core.data.dataset import SPLITS, SubmissionFormat
+from ovenet_core.data.dataset import SPLITS
 
 _CONDITIONS = ("fog", "night", "rain", "snow")
 
@@ -23,7 +23,7 @@ ACDC = replace(
     other_encodings=(CITYSCAPES.train_ids,),
     instances=(),
     exceptions={},
-    splits=dict(SPLITS),
+    splits=SPLITS,
     conditions=_CONDITIONS,
     condition_of=_condition,
     official_counts={
@@ -35,6 +35,6 @@ ACDC = replace(
     name_prefixes={},
     # Train ids, 1920x1080, below a folder of this name, in which the server looks for SEQUENCE_frame_NUMBER*.png:
     # so the rules of acdc.vision.ee.ethz.ch/submit as its users quote them. The suffix is that of the images.
-    server=SubmissionFormat(folder="labelTrainIds/", suffix="_rgb_anon"),
+    server="labelTrainIds/{name}_rgb_anon.png",
     paper_figures=(4, 7, 10),
 )

@@ -31,7 +31,6 @@ c081c0576c2dff57ff18579642d518c05718d518ab9618c0189681c0ffffeaffc0819657ab9618c0
 1896574242424242eaea81abffabd5ffff96
 """)
 
-
 ADE20K = SegmentationDataset(
     name="ade20k",
     class_names=tuple(_NAMES.strip().replace("\n", " ").split(", ")),
@@ -52,7 +51,6 @@ ADE20K = SegmentationDataset(
     name_prefixes={"train": ("ADE_train",), "val": ("ADE_val",), "test": ("ADE_test",)},
     duplicates=0.01,
     frequent_class=0,  # wall
-    # The server (development kit of the MIT Scene Parsing Benchmark, "Submission format") wants 1 to 150 in files with
-    # the names of the images, which is the default.
+    # The server (development kit of the MIT Scene Parsing Benchmark, "Submission format") takes the default, 1 to 150.
     paper_figures=(5, 8, 11),
 )

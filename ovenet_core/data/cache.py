@@ -1,8 +1,7 @@
 """Decoded images and labels on disk, memory-mapped: a random crop then costs no PNG decoding.
 
 Each image is one `.npy` file of uint8 [4, height, width]: the RGB values of all pixels one after the other, then the
-train ids. Its name carries a fingerprint of the two source files and of the encoding of the labels, so that an image
-whose sources have changed is not found rather than wrongly read.
+train ids. Its name carries a fingerprint, so that an image whose sources have changed is not found.
 """
 
 import errno
@@ -35,11 +34,8 @@ _LONG = 3600  # seconds in which an image is certainly written
 class DecodedCache:
     """The images of a dataset as `SegmentationDataset.read` returns them, from a folder that `build` filled.
 
-    It holds paths and tables, no open files: it may be sent to worker processes, whether forked or spawned.
-
-    The fingerprint is over path, size and date of last change (in nanoseconds) of image and label, which a look at the
-    folder gives, and over the label encoding. It does not see a file that was replaced by one of the same size and
-    date; the fingerprint in a run's result is over contents (`fingerprint`).
+    It may be sent to worker processes. The fingerprint is over path, size and date of last change (in nanoseconds) of
+    image and label, and over the label encoding; the one in a run's result is over contents (`fingerprint`).
     """
 
     data: SegmentationDataset
@@ -55,29 +51,22 @@ class DecodedCache:
         workers: int | None = None,
         progress: bool = True,
     ) -> "DecodedCache":
-        """Decode what the folder does not hold yet, and return the cache.
+        """Decode what the folder does not hold yet, in `workers` threads (default: one for each core).
 
         A build that was interrupted goes on where it stopped; images whose sources changed are decoded again, and
-        their old files removed. Several sets of images may share a folder.
-
-        Args:
-            samples: images with labels.
-            workers: threads, by default one for each core; OpenCV decodes without Python's lock.
-
-        Raises:
-            DataError: an image cannot be read, or has no label; the space on the disk does not suffice, at the start
-                or on the way: then nothing of this build is left.
+        their old files removed. Several sets of images may share a folder. `DataError` if an image cannot be read or
+        has no label, or if the disk is too small or fills up, which removes what this build has decoded.
         """
         cache, folder = cls(data, Path(folder)), Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         paths = {cache._path(sample): sample for sample in samples}
-        missing = {path: sample for path, sample in paths.items() if not _is_whole(path)}
+        missing = {path: sample for path, sample in paths.items() if _mapped(path) is None}
         _remove_outdated(folder, paths)
-        needed = sum(4 * math.prod(io.size(sample.image)) + 128 for sample in missing.values())
-        free = shutil.disk_usage(folder).free
-        expected, fix = f"{needed / _GIB:.2f} GiB for {len(missing)} decoded images", "make space, or give another disk"
+        needed = sum(4 * math.prod(io.size(sample.image)) + 128 for sample in missing.values()) / _GIB
+        free = shutil.disk_usage(folder).free / _GIB
+        expected, fix = f"{needed:.2f} GiB for {len(missing)} decoded images", "make space, or give another disk"
         if needed > free:
-            raise DataError(folder, f"{free / _GIB:.2f} GiB free", expected, fix)
+            raise DataError(folder, f"{free:.2f} GiB free", expected, fix)
 
         def decode(path: Path) -> None:
             image, label = data.read(missing[path])
@@ -96,33 +85,16 @@ class DecodedCache:
             raise DataError(folder, "a full disk, and removed what was decoded", expected, fix) from error
         return cache
 
-    @classmethod
-    def open(cls, data: SegmentationDataset, samples: Sequence[Sample], folder: str | Path) -> "DecodedCache":
-        """Open the cache in a folder, which has to hold all of the samples as their files are now.
-
-        Raises:
-            DataError: it does not.
-        """
-        cache = cls(data, Path(folder))
-        if missing := [sample for sample in samples if not _is_whole(cache._path(sample))]:
-            found = f"{len(missing)} of {len(samples)} images missing or changed since, such as {missing[0].image}"
-            raise DataError(folder, found, "all of them", "build the cache again, which keeps the others")
-        return cache
-
     def read(self, sample: Sample) -> tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"]]:
         """Read the image as RGB in [0, 255] and its label as train ids, both read-only.
 
         They are views into the mapped file: only the pages of what is looked at, such as a crop, come from the disk.
-
-        Raises:
-            DataError: the image is not in the cache, or its files have changed since.
+        `DataError` if the image is not in the cache, or its files have changed since.
         """
         path = self._path(sample)
-        try:
-            pixels = np.load(path, mmap_mode="r").view(np.ndarray)
-        except (OSError, ValueError, EOFError) as error:
+        if (pixels := _mapped(path)) is None:
             expected = f"the decoded {sample.image}, which may have changed since the cache was built"
-            raise DataError(path, "no file, or a damaged one", expected, "build the cache again") from error
+            raise DataError(path, "no file, or a damaged one", expected, "build the cache again")
         return pixels[:3].reshape(*pixels.shape[1:], 3), pixels[3]
 
     def _path(self, sample: Sample) -> Path:
@@ -138,18 +110,14 @@ class DecodedCache:
             except OSError as error:
                 raise DataError(file, error.strerror, "a readable file", "restore it") from error
             stamp += f"\n{status.st_size} {status.st_mtime_ns}"
-        return self.folder / f"{sample.name}.{_short_hash(place)}.{_short_hash(stamp)}.npy"
+        hashes = (hashlib.sha256(text.encode()).hexdigest()[:16] for text in (place, stamp))
+        return self.folder / ".".join((sample.name, *hashes, "npy"))
 
 
-def _short_hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        return np.load(path, mmap_mode="r").ndim == 3  # mapping fails where the file is shorter than it says
-    except (OSError, ValueError, EOFError):
-        return False
+def _mapped(path: Path) -> UInt8[np.ndarray, "4 height width"] | None:
+    with suppress(OSError, ValueError, EOFError):  # mapping fails where the file is shorter than it says
+        return np.load(path, mmap_mode="r").view(np.ndarray)
+    return None
 
 
 def _remove_outdated(folder: Path, paths: Iterable[Path]) -> None:

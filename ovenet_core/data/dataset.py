@@ -7,12 +7,12 @@ import hashlib
 import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -23,25 +23,24 @@ from ovenet_core.data import io
 from ovenet_core.utils import ConfigError, DataError
 
 SEVERITIES = ("error", "warning", "note")
-Severity = Literal[SEVERITIES]
 Colour = tuple[int, int, int]  # RGB in [0, 255]
-SPLITS = MappingProxyType({"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)})
+ORIGINAL = "give the dataset in its original encoding, and all of a split in the same"  # a fix
+SPLITS = {"train": ("train",), "val": ("val",), "trainval": ("train", "val"), "test": ("test",)}
 
 
 class Finding(NamedTuple):
     """One fault of one file or folder, with the fields of a `DataError`; findings of one `kind` are listed together."""
 
-    severity: Severity
     kind: str
     where: Path
     found: str
     expected: str
     fix: str
+    severity: str = "error"  # one of SEVERITIES
 
     @classmethod
-    def of(cls, kind: str, error: DataError, severity: Severity = "error") -> "Finding":
-        """Return the finding that an error tells."""
-        return cls(severity, kind, Path(error.where), error.found, error.expected, error.fix)
+    def of(cls, kind: str, error: DataError) -> "Finding":
+        return cls(kind, Path(error.where), error.found, error.expected, error.fix)
 
 
 class Encoding(NamedTuple):
@@ -63,93 +62,48 @@ class Sample:
     encoding: Encoding | None = None  # where the dataset has more than one
 
 
-@dataclass(frozen=True)
-class SubmissionFormat:
-    """What an evaluation server wants predictions to be called: `folder` + name of the image + `suffix` + ".png".
-
-    It wants one channel of 8 bits with the label values of the dataset, at the size of the image.
-    """
-
-    folder: str = ""
-    suffix: str = ""
-
-    def file(self, sample: Sample) -> str:
-        return f"{self.folder}{sample.name}{self.suffix}.png"
-
-
 @dataclass(frozen=True, eq=False)
 class SegmentationDataset:
     """A dataset for semantic segmentation.
 
     Patterns are those of glob, below the root or up to two folders further down, with `{split}` for the folder of the
-    split. What their last stars stand for pairs the files; the last one is the name of the image.
-
-    Attributes:
-        class_names, colours: a name and an RGB colour in [0, 255] for each class, in the order of train ids.
-        train_ids: train id, or `IGNORE_INDEX`, of each value that a label file may hold; others are an error.
-        images, labels, instances: patterns; of several for the labels, the first that has an image's label counts.
-        splits: the folders that make up each split.
-        lists: the text file that names the images of a split, `{split}` being its name, one on each line with or
-            without the ending; where these, and not folders, tell splits apart.
-        joined_names: the name of an image is what its stars stand for, joined as in `street3_000001`; for images that
-            are numbered from the start in each folder.
-        exceptions: patterns of folders whose files lie elsewhere: {folder: {"labels": patterns}}.
-        unlabelled: folders whose labels are withheld, or dummies; their samples have no label.
-        other_encodings: more tables like `train_ids`, if label files come in several encodings, each of them with the
-            next pattern of `labels`. Which one a folder of a split has is told by the values: by the first file whose
-            values fit only one; by the name of the files if all values fit several. A file that then does not fit is
-            an error that names both files.
-        palette: label files are PNGs with a palette, and the label values are the indices of its colours.
-        class_weights: weight of each class in the cross-entropy, for presets to take; None for equal.
-        pixel_shares: share of each class in all pixels of the training labels, as counted; () where not counted.
-        categories, instance_classes: the category of each class; the train ids that have instances.
-        instance_sizes: pixels of an average instance, by class name, by which the instance IoU weighs instances.
-        conditions, condition_of: the conditions (such as fog, dusk); which of them an image file shows.
-        official_counts: the number of images of each split by condition ("" where there are none).
-        image_size: (height, width) of all images, where one camera took them in colours of 8 bits; else None.
-        name_prefixes: what names of images begin with in each split, before a "_", where this tells the split.
-        duplicates: share of the images of a split that the official dataset has in another split too, by oversight.
-        street_scenes: labels show streets: not even a third of an image is ignored, and some image of each split has
-            one of the classes whose label values exceed every train id. It tells train ids from label values.
-        frequent_class: a train id with more pixels than what is ignored, which tells label values that are shifted.
-        block_length: how many neighbours, by name, are frames of one video; intervals draw them together.
-        server: how the evaluation server wants the predictions.
-        paper_figures: the numbers of the figures that the paper has of it: comparison, more, failures.
-
-    Raises:
-        DataError: the tables do not fit together.
+    split. What their last stars stand for pairs the files; the last one is the name of the image. `DataError` if the
+    tables do not fit together.
     """
 
     name: str
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...]  # in the order of train ids, as everything that is given by class
     colours: tuple[Colour, ...]
-    train_ids: Mapping[int, int]
-    images: tuple[str, ...]
-    labels: tuple[str, ...]
-    splits: Mapping[str, tuple[str, ...]]
-    instances: tuple[str, ...] = ()
-    lists: str = ""
-    joined_names: bool = False
-    exceptions: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
-    unlabelled: tuple[str, ...] = ()
+    train_ids: Mapping[int, int]  # train id or IGNORE_INDEX of each value in label files; other values are an error
+    images: tuple[str, ...]  # patterns
+    labels: tuple[str, ...]  # patterns; the first that has an image's label counts
+    splits: Mapping[str, tuple[str, ...]]  # the folders that make up each split
+    instances: tuple[str, ...] = ()  # patterns
+    lists: str = ""  # text file of a split's image names, as splits/{split}.txt, where no folders tell splits apart
+    joined_names: bool = False  # images are named by all that the stars stand for, as street3_000001
+    exceptions: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)  # {folder: {kind: patterns}}
+    unlabelled: tuple[str, ...] = ()  # folders whose labels are withheld, or dummies; their samples have no label
+    # More tables like train_ids, each with the next pattern of labels. The first file of a folder whose values fit only
+    # one table tells which it is, or else the name; a file that then does not fit is an error that names both files.
     other_encodings: tuple[Mapping[int, int], ...] = ()
-    palette: bool = False
-    class_weights: tuple[float, ...] | None = None
-    pixel_shares: tuple[float, ...] = ()
-    categories: tuple[str, ...] | None = None
-    instance_classes: tuple[int, ...] = ()
-    instance_sizes: Mapping[str, float] = field(default_factory=dict)
-    conditions: tuple[str, ...] = ()
-    condition_of: Callable[[Path], str] | None = None
-    official_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    image_size: tuple[int, int] | None = None
-    name_prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    duplicates: float = 0.0
+    palette: bool = False  # label values are the indices of the palette of PNGs
+    class_weights: tuple[float, ...] | None = None  # in the cross-entropy, for presets to take; None for equal
+    pixel_shares: tuple[float, ...] = ()  # of all pixels of the training labels, as counted
+    categories: tuple[str, ...] | None = None  # of each class
+    instance_classes: tuple[int, ...] = ()  # train ids
+    instance_sizes: Mapping[str, float] = field(default_factory=dict)  # pixels of an average instance, for the iIoU
+    conditions: tuple[str, ...] = ()  # such as fog, dusk
+    condition_of: Callable[[Path], str] | None = None  # which of the conditions an image file shows
+    official_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # {split: {condition or "": images}}
+    image_size: tuple[int, int] | None = None  # (height, width), where one camera took all images in colours of 8 bits
+    name_prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # {split: what names have before "_"}
+    duplicates: float = 0.0  # share of a split's images that the official dataset, by oversight, has in another too
+    # Tells train ids from label values: no third of an image is ignored, and each split has classes of higher values.
     street_scenes: bool = False
-    frequent_class: int | None = None
-    block_length: int = 1
-    server: SubmissionFormat = SubmissionFormat()
-    paper_figures: tuple[int, ...] = ()
+    frequent_class: int | None = None  # tells label values that are shifted: it has more pixels than what is ignored
+    block_length: int = 1  # how many neighbours, by name, are frames of one video; intervals draw them together
+    server: str = "{name}.png"  # names of the predictions that an evaluation server takes, 8-bit label values
+    paper_figures: tuple[int, ...] = ()  # numbers of the paper's figures of it: comparison, more, failures
 
     def __post_init__(self):
         def refuse(name: str, found: str, expected: str, fix: str) -> None:
@@ -160,17 +114,14 @@ class SegmentationDataset:
                 refuse(name, f"{len(table)} of them", f"{self.num_classes}", "give one for each class")
         for table in self.encodings:
             if set(table.values()) - {IGNORE_INDEX} != set(range(self.num_classes)):
-                expected = f"each of 0 to {self.num_classes - 1}"
-                refuse("train_ids", io.in_words(table.values()), expected, "give every class a label value")
+                refuse("train_ids", io.in_words(table.values()), f"0 to {self.num_classes - 1}", "give each a value")
             if not all(0 <= value <= 255 for value in table):
                 refuse("train_ids", f"label values {io.in_words(table)}", "0 to 255", "encode the labels so")
         if self.other_encodings and len(self.labels) != len(self.encodings):
-            expected = f"{len(self.encodings)}, one for each encoding"
-            refuse("labels", f"{len(self.labels)} patterns", expected, "give the missing ones")
+            refuse("labels", f"{len(self.labels)} patterns", f"{len(self.encodings)}, one per encoding", "give as many")
         for pattern in (*self.images, *self.labels, *self.instances):
             if "*" not in pattern.rpartition("/")[2] or "**" in pattern or set("?[") & set(pattern):
-                expected, fix = "a * in the file name, no **, ?, [", "let the star stand for the name of the image"
-                refuse("pattern", repr(pattern), expected, fix)
+                refuse("pattern", repr(pattern), "a * in the file name, no **, ?, [", "let the star stand for the name")
 
     @property
     def num_classes(self) -> int:
@@ -183,7 +134,7 @@ class SegmentationDataset:
     @cached_property
     def lookups(self) -> list[UInt8[np.ndarray, "256"]]:
         """For each encoding the train id of each label value; `IGNORE_INDEX` also where the value does not exist."""
-        return [io.table(encoding.items(), IGNORE_INDEX) for encoding in self.encodings]
+        return [np.array([ids.get(i, IGNORE_INDEX) for i in range(256)], np.uint8) for ids in self.encodings]
 
     @property
     def lookup(self) -> UInt8[np.ndarray, "256"]:
@@ -193,158 +144,125 @@ class SegmentationDataset:
     @cached_property
     def unknown(self) -> list[Bool[np.ndarray, "256"]]:
         """For each encoding whether a value is no label value."""
-        return [io.table(dict.fromkeys(encoding, 0).items(), 1).astype(bool) for encoding in self.encodings]
+        return [np.array([value not in ids for value in range(256)]) for ids in self.encodings]
 
     def encode(self, train_ids: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
-        """Return the label values of train ids, as a submission has them: of several, the first in `train_ids`.
-
-        Raises:
-            DataError: a train id that does not exist.
-        """
+        """Return the label values of train ids: of several, the first in `train_ids`; `DataError` if there is none."""
         values = {train_id: value for value, train_id in reversed(self.train_ids.items())}
         if unknown := io.values(train_ids) - values.keys():
-            fix = "predict with a network of as many classes"
-            raise DataError(self.name, f"train ids {io.in_words(unknown)}", io.in_words(values), fix)
-        return cv2.LUT(train_ids, io.table(values.items(), 0))
+            raise DataError(self.name, f"train ids {io.in_words(unknown)}", io.in_words(values), "predict only these")
+        return cv2.LUT(train_ids, np.array([values.get(i, 0) for i in range(256)], np.uint8))
+
+    def server_file(self, sample: Sample) -> str:
+        return self.server.format(name=sample.name)
 
     def samples(self, root: str | Path, split: str) -> list[Sample]:
-        """List the images of a split, sorted by name.
-
-        Raises:
-            DataError: no such split, or the first error that `discover` finds: no images, an image without a label or
-                a label without an image, two files of one name, data in two places, an unknown condition.
-        """
-        items = list(self.discover(root, split))
-        if errors := [item for item in items if isinstance(item, Finding) and item.severity == "error"]:
+        """List the images of a split, sorted by name; `DataError` for the first error that `discover` finds."""
+        samples, findings = self.discover(root, split)
+        if errors := [finding for finding in findings if finding.severity == "error"]:
             first, more = errors[0], sum(error.kind == errors[0].kind for error in errors) - 1
             found = f"{first.found}, and {more} more like it" if more else first.found
             raise DataError(first.where, found, first.expected, first.fix)
-        return sorted((item for item in items if isinstance(item, Sample)), key=lambda sample: sample.name)
+        return sorted(samples, key=lambda sample: sample.name)
 
-    def discover(self, root: str | Path, split: str, required: bool = True) -> Iterator[Sample | Finding]:
-        """Find the images of a split with the files that belong to them, and all that is wrong about names and places.
+    def discover(self, root: str | Path, split: str, required: bool = True) -> tuple[list[Sample], list[Finding]]:
+        """Find the images of a split with their other files, and all that is wrong about names and places.
 
-        Args:
-            required: the split has to be there; else one without images or labels is no error.
-
-        Raises:
-            DataError: no such split.
+        A split that is not `required` may lack images or labels. `DataError` if the dataset has no such split.
         """
         if split not in self.splits:
             raise DataError(self.name, f"no split {split!r}", f"one of {', '.join(self.splits)}", "choose one of these")
-        root, listed, samples = Path(root), None, []
+        root, listed, samples, findings = Path(root), None, [], []
         if self.lists:
             file = root / self.lists.format(split=split)
             if not required and not file.exists():
-                return
+                return [], []
             try:
                 lines = map(str.strip, io.load(file).decode(errors="replace").splitlines())
             except DataError as error:
-                yield Finding.of("list of a split", error)
-                return
+                return [], [Finding.of("list of a split", error)]
             listed = {re.sub(r"\.(png|jpe?g)$", "", line, flags=re.IGNORECASE) for line in lines if line}
         for folder in self.splits[split]:
-            items = list(self._pair(root, split, folder, listed, required))
-            samples += [item for item in items if isinstance(item, Sample)]
-            yield from items
+            for item in self._pair(root, split, folder, listed, required):
+                (samples if isinstance(item, Sample) else findings).append(item)
         for name in sorted((listed or set()) - {sample.name for sample in samples}):
-            fix = "restore the image, or take it off the list"
-            yield Finding("error", "listed image", file, f"{name}", "names of images that are there", fix)
-        samples.sort(key=lambda sample: sample.name)
-        for one, other in pairwise(samples):
+            findings.append(Finding("listed image", file, name, "names of images", "restore it, or unlist it"))
+        for one, other in pairwise(sorted(samples, key=lambda sample: sample.name)):
             if one.name == other.name:  # by which predictions are kept
                 found, fix = f"the same name as {one.image}", "rename one of them with its label, or set joined_names"
-                yield Finding("error", "images of the same name", other.image, found, f"one in {split}", fix)
+                findings.append(Finding("images of the same name", other.image, found, f"one in {split}", fix))
+        return samples, findings
 
-    def _pair(
-        self, root: Path, split: str, folder: str, listed: set[str] | None, required: bool
-    ) -> Iterator[Sample | Finding]:
-        """Find the images of a folder; of a list, if there is one."""
-        elsewhere, withheld = self.exceptions.get(folder, {}), folder in self.unlabelled
-        patterns = {
-            kind: [pattern.format(split=folder) for pattern in elsewhere.get(kind, getattr(self, kind))]
-            for kind in ("images", "labels", "instances")
-        }
+    def _pair(self, root: Path, split: str, part: str, only: set | None, required: bool) -> Iterator[Sample | Finding]:
+        """Find the images of a folder, or `only` those of such names."""
+        elsewhere, withheld = self.exceptions.get(part, {}), part in self.unlabelled
+        own = {"images": self.images, "labels": self.labels, "instances": self.instances} | elsewhere
+        patterns = {kind: [pattern.format(split=part) for pattern in several] for kind, several in own.items()}
         expected = {kind: f"{' or '.join(several)} in {root}" for kind, several in patterns.items()}
         needed = [patterns["images"]] if withheld else patterns.values()
         stars = min(pattern.count("*") for several in needed for pattern in several)
         files, faults = {}, []
         for kind, several in patterns.items():
-            faults_of = [] if withheld and kind != "images" else faults
-            files[kind] = io.find_files(root, several, stars, faults_of, alternatives=kind == "labels")
+            files[kind], wrong = io.find_files(root, several, stars, alternatives=kind == "labels")
+            faults += [] if withheld and kind != "images" else wrong
         yield from (Finding.of("files of the same name", fault) for fault in faults)
         images, labels, instances = files.values()
         if not images:
             if required and not faults:
-                fix = "check the folder, or unpack the dataset into it"
-                yield Finding("error", "empty split", root, f"no images of {split}", expected["images"], fix)
+                yield Finding("empty split", root, f"no images of {split}", expected["images"], "check or unpack it")
             elif labels:
-                first, fix = next(iter(labels.values())), "unpack its images to have it examined"
-                found = f"{len(labels)} labels of {split} and no image"
-                yield Finding("note", "labels without images", first, found, "both, if it is to be used", fix)
+                found = next(iter(labels.values())), f"{len(labels)} labels of {split} and no image"
+                yield Finding("labels without images", *found, "both, if used", "unpack its images", "note")
             return
-        names = {key: self.image_name(key, image, patterns["images"]) for key, image in images.items()}
-        if listed is not None:  # of the other images there need not be a label
-            names = {key: name for key, name in names.items() if name in listed}
-            images, labels, instances = ({key: f[key] for key in names if key in f} for f in files.values())
+        end = re.compile("|".join(f"{re.escape(pattern.rpartition('*')[2])}$" for pattern in patterns["images"]))
+        names = {key: "_".join(key) if self.joined_names else end.sub("", file.name) for key, file in images.items()}
+        if only is not None:  # of the other images there need not be a label
+            names = {key: name for key, name in names.items() if name in only}
+            files = {kind: {key: f[key] for key in names if key in f} for kind, f in files.items()}
+            images, labels, instances = files.values()
         if withheld:
-            if labels:
-                first, found = next(iter(labels.values())), f"{len(labels)} labels of {split}"
-                fix = "leave them: they are dummies or withheld, and never read"
-                yield Finding("note", "labels of the test split", first, found, "none that count", fix)
+            if first := next(iter(labels.values()), None):
+                found, fix = f"{len(labels)} labels of {split}", "leave them: they are dummies, and never read"
+                yield Finding("labels of the test split", first, found, "none that count", fix, "note")
             labels, instances = {}, {}
         elif images and not labels and not required:
             first, found = next(iter(images.values())), f"{len(images)} images of {split} and no label"
-            fix = "unpack its labels to have it examined"
-            yield Finding("note", "images without labels", first, found, "both, if it is to be used", fix)
+            yield Finding("images without labels", first, found, "both, if used", "unpack its labels", "note")
             return
         else:
-            yield from _check_partners("image", images, "label", labels, expected["labels"])
-            yield from _check_partners("label", labels, "image", images, expected["images"])
+            yield from _check_partners(files, "images", "labels", expected)
+            yield from _check_partners(files, "labels", "images", expected)
             if instances:  # which only scores need, so that a dataset without any can be trained on
-                yield from _check_partners("image", images, "instances", instances, expected["instances"])
+                yield from _check_partners(files, "images", "instances", expected)
             elif self.instances and labels:
                 found, fix = f"none in {split}: no iIoU", "unpack them, unless iIoU is not wanted"
-                yield Finding("warning", "no instances", root, found, expected["instances"], fix)
+                yield Finding("no instances", root, found, expected["instances"], fix, "warning")
         several = labels and self.other_encodings
         encoding = self._encoding(sorted(labels.values()), patterns["labels"]) if several else None
         for key, image in sorted(images.items(), key=lambda item: item[1]):
             condition = self.condition_of(image) if self.condition_of else None
             if condition is not None and condition not in self.conditions:
                 known, fix = f"one of {', '.join(self.conditions)}", "rename it as in the original dataset"
-                yield Finding("error", "unknown condition", image, f"condition {condition!r}", known, fix)
+                yield Finding("unknown condition", image, f"condition {condition!r}", known, fix)
                 condition = None
             yield Sample(names[key], image, labels.get(key), instances.get(key), condition, encoding)
 
-    def image_name(self, key: io.Key, image: Path, patterns: Sequence[str]) -> str:
-        """Return the name of an image: its file's without what follows the last star of its pattern, or joined."""
-        if self.joined_names:
-            return "_".join(key)
-        endings = (io.suffix(pattern) for pattern in patterns)
-        return next(image.name.removesuffix(ending) for ending in endings if image.name.endswith(ending))
-
     def _encoding(self, labels: Sequence[Path], patterns: Sequence[str]) -> Encoding:
         for path in labels:
-            try:
-                values = io.values(self._stored(path))
-            except DataError:  # a damaged file is named when it is read
-                continue
-            fits = [index for index, table in enumerate(self.encodings) if values <= table.keys()]
-            if len(fits) == 1:
-                return Encoding(fits[0], path)
-        named = [index for index, pattern in enumerate(patterns) if labels[0].name.endswith(io.suffix(pattern))]
+            with suppress(DataError):  # a damaged file is named when it is read
+                values = io.values(io.decode_ids(path, np.uint8, self.palette))
+                fits = [index for index, table in enumerate(self.encodings) if values <= table.keys()]
+                if len(fits) == 1:
+                    return Encoding(fits[0], path)
+        named = [index for index, pattern in enumerate(patterns) if labels[0].name.endswith(pattern.rpartition("*")[2])]
         return Encoding(named[0], labels[0])
 
     def read(self, sample: Sample) -> tuple[UInt8[np.ndarray, "height width 3"], UInt8[np.ndarray, "height width"]]:
-        """Read the image as RGB in [0, 255], and its label as train ids with `IGNORE_INDEX`.
-
-        Raises:
-            DataError: as `read_image` and `read_label`, or the two differ in size.
-        """
+        """Read the image and its label as `read_image` and `read_label` do; `DataError` if they differ in size."""
         image, label = self.read_image(sample), self.read_label(sample)
         if image.shape[:2] != label.shape:
-            expected = f"{io.by(image.shape)} as {sample.image}"
-            raise DataError(sample.label, f"{io.by(label.shape)} pixels", expected, "restore them")
+            found, expected = f"{io.by(label.shape)} pixels", f"{io.by(image.shape)} as {sample.image}"
+            raise DataError(sample.label, found, expected, "restore them")
         return image, label
 
     def read_image(self, sample: Sample) -> UInt8[np.ndarray, "height width 3"]:
@@ -358,59 +276,47 @@ class SegmentationDataset:
         raw = self.raw_label(sample)
         index = sample.encoding.index if sample.encoding else 0
         if cv2.countNonZero(cv2.LUT(raw, self.unknown[index].view(np.uint8))):
-            known = self.encodings[index]
-            example = f" as in {sample.encoding.shown_by}" if sample.encoding else ""
+            known, example = self.encodings[index], f" as in {sample.encoding.shown_by}" if sample.encoding else ""
             found = f"label values {io.in_words(io.values(raw) - known.keys())}, which {self.name} does not have"
-            fix = "give the dataset in its original encoding, and all of a split in the same"
-            raise DataError(sample.label, found, f"{io.in_words(known)}{example}", fix)
+            raise DataError(sample.label, found, f"{io.in_words(known)}{example}", ORIGINAL)
         return cv2.LUT(raw, self.lookups[index])
 
     def raw_label(self, sample: Sample) -> UInt8[np.ndarray, "height width"]:
         """Read the label values as stored; `DataError` if the file is missing, damaged or no map of label values."""
         if sample.label is None:
             raise DataError(sample.image, "no label, it is withheld", "a label", "use read_image for it")
-        return self._stored(sample.label)
-
-    def _stored(self, path: Path) -> UInt8[np.ndarray, "height width"]:
-        return io.decode_ids(path, np.uint8, self.palette)
+        return io.decode_ids(sample.label, np.uint8, self.palette)
 
     def read_instances(self, sample: Sample) -> UInt16[np.ndarray, "height width"]:
         """Read instance ids as stored: label value * 1000 + number, or the bare label value for what is not counted.
 
-        Raises:
-            DataError: there are none, the file is missing, damaged, of another kind or size than the label, or holds
-                ids of label values that do not exist.
+        `DataError` if there are none, or the file is missing, damaged, of another size or with unknown label values.
         """
         if sample.instances is None:
             raise DataError(sample.image, "no instances", "a file of instances", "unpack them, or score without")
         ids = io.decode_ids(sample.instances, np.uint16)
         if sample.label is not None and ids.shape != (size := io.size(sample.label)):
-            expected = f"{io.by(size)} as {sample.label}"
-            raise DataError(sample.instances, f"{io.by(ids.shape)} pixels", expected, "restore them")
+            found, expected = f"{io.by(ids.shape)} pixels", f"{io.by(size)} as {sample.label}"
+            raise DataError(sample.instances, found, expected, "restore them")
         if unknown := {i for i in io.values(ids) if (i // 1000 if i >= 1000 else i) not in self.train_ids}:
-            found = f"instance ids {io.in_words(unknown)}, which {self.name} does not have"
             expected = f"{io.in_words(self.train_ids)}, or 1000 times these and a number"
-            raise DataError(sample.instances, found, expected, "restore it")
+            raise DataError(sample.instances, f"instance ids {io.in_words(unknown)}", expected, "restore it")
         return ids
 
 
-def _check_partners(
-    kind: str, ours: Mapping[io.Key, Path], other: str, theirs: Mapping[io.Key, Path], expected: str
-) -> Iterator[Finding]:
+def _check_partners(files: Mapping, ours: str, theirs: str, expected: Mapping[str, str]) -> Iterator[Finding]:
     """Find the files of a kind that lack what belongs to them."""
-    same_name = {key[-1]: path for key, path in theirs.items()}
-    for key in sorted(ours.keys() - theirs.keys()):
+    kind, other = ours.removesuffix("s"), "instances" if theirs == "instances" else theirs.removesuffix("s")
+    same_name = {key[-1]: path for key, path in files[theirs].items()}
+    for key in sorted(files[ours].keys() - files[theirs].keys()):
         fix = f"restore or rename the {other}, or remove this file"
         if near := same_name.get(key[-1]):
             fix = f"look whether it is {near}, in the wrong folder; else {fix}"
-        yield Finding("error", f"{kind} without {other}", ours[key], f"no {other} of it", expected, fix)
+        yield Finding(f"{kind} without {other}", files[ours][key], f"no {other} of it", expected[theirs], fix)
 
 
 def fingerprint(samples: Iterable[Sample]) -> str:
-    """Return the SHA-256, in hexadecimal, of names, sizes and contents of the samples' files, in the order given.
-
-    It does not depend on where the files lie or on their dates. Everything is read: one pass over the disk.
-    """
+    """Return the SHA-256, in hexadecimal, of names, sizes and contents of the samples' files, in the order given."""
     digest = hashlib.sha256()
     for sample in samples:
         for kind in ("image", "label", "instances"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Shaped
 from PIL import Image
 
 from ovenet_core.utils import DataError
@@ -23,48 +23,35 @@ Key = tuple[str, ...]  # what the last stars of a pattern stand for
 
 
 def find_files(
-    root: Path, patterns: Sequence[str], stars: int, faults: list[DataError], *, alternatives: bool = False
-) -> dict[Key, Path]:
-    """Find the files of the patterns by what their last `stars` stars stand for.
+    root: Path, patterns: Sequence[str], stars: int, alternatives: bool
+) -> tuple[dict[Key, Path], list[DataError]]:
+    """Find the files of the patterns by what their last `stars` stars stand for, and what is wrong about them.
 
     They are looked for below the root, then one and two folders further down; the first depth that has any counts.
-    Of several patterns, the first that has a file of a key counts.
-
-    Args:
-        patterns: those of glob with stars only; hidden files, such as some systems put beside each copy, are left out.
-        faults: to which errors are added: two files of one key, or files below two different folders.
-        alternatives: files of one key that fit different patterns are no error.
+    Of several patterns, the first that has a file of a key counts. Wrong are files below two different folders, and two
+    files of one key, unless they are `alternatives` that fit different patterns. Hidden files are left out.
     """
     for depth, above in enumerate(_DEPTHS):
-        files: dict[Key, Path] = {}
-        tops: set[str] = set()
-        same_key: list[DataError] = []
+        files, tops, faults = {}, set(), []
         for pattern in patterns:
             match = re.compile("([^/]*)".join(map(re.escape, pattern.split("*")))).fullmatch
-            mine: dict[Key, Path] = {}
+            mine = {}
             for name in iglob(above + pattern, root_dir=root):
                 *top, rest = name.split("/", depth)
                 path, key = root / name, match(rest).groups()[-stars:]
                 tops.add("/".join(top))
                 if same := mine.get(key) or (not alternatives and files.get(key)):
-                    expected, fix = "one file for each name", "remove one of them"
-                    same_key.append(DataError(path, f"the same name as {same}", expected, fix))
+                    faults.append(DataError(path, f"the same name as {same}", "one file for each name", "remove one"))
                 mine.setdefault(key, path)
             files = mine | files
         if len(tops) > 1:
             found = f"{' or '.join(patterns)} in {' and in '.join(sorted(tops))}"
-            fix = "give one of these folders as the root, or remove the others"
-            faults.append(DataError(root, found, "one dataset", fix))
-            return {}
+            return {}, [
+                DataError(root, found, "one dataset", "give one of these folders as the root, or remove others")
+            ]
         if files:
-            faults += same_key
-            return files
-    return {}
-
-
-def suffix(pattern: str) -> str:
-    """Return what follows the last star."""
-    return pattern.rpartition("*")[2]
+            return files, faults
+    return {}, []
 
 
 def load(path: Path) -> bytes:
@@ -76,13 +63,8 @@ def load(path: Path) -> bytes:
 
 
 def decode(path: Path, flags: int, palette: bool = False) -> Shaped[np.ndarray, "height width *channels"]:
-    """Decode the image in a file, read with OpenCV's flags, or as the indices of its palette.
-
-    Raises:
-        DataError: it is missing, cut or damaged, or no image.
-    """
-    data = load(path)
-    image = None
+    """Decode an image with OpenCV's flags, or as the indices of its palette; `DataError` if missing, cut or damaged."""
+    data, image = load(path), None
     # Before OpenCV 5, what is missing from a JPEG that was cut is filled up without a word.
     if _is_whole(data):
         with suppress(cv2.error, *NOT_AN_IMAGE):
@@ -91,30 +73,22 @@ def decode(path: Path, flags: int, palette: bool = False) -> Shaped[np.ndarray, 
             else:
                 image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     if image is None:
-        found = f"a damaged or cut file ({len(data)} bytes)"
-        raise DataError(path, found, "a whole PNG or JPEG file", "fetch or unpack it again")
+        raise DataError(path, f"a damaged or cut file ({len(data)} bytes)", "a whole PNG or JPEG file", "restore it")
     return image
 
 
 def _is_whole(data: bytes) -> bool:
     """Whether the marker that ends a PNG or JPEG file is there; some cameras add a few bytes after it."""
-    for start, end in ((b"\x89PNG", b"IEND\xaeB`\x82"), (b"\xff\xd8", b"\xff\xd9")):
-        if data.startswith(start):
-            return end in data[-1024:]
-    return len(data) > 0
+    markers = ((b"\x89PNG", b"IEND\xaeB`\x82"), (b"\xff\xd8", b"\xff\xd9"))
+    return len(data) > 0 and all(end in data[-1024:] for start, end in markers if data.startswith(start))
 
 
 def decode_ids(path: Path, dtype: type, palette: bool = False) -> Shaped[np.ndarray, "height width"]:
-    """Decode the value of each pixel in a file of one channel of this type.
-
-    Raises:
-        DataError: as `decode`, or the file has other channels, such as colours, or another type.
-    """
+    """Decode the value of each pixel as `decode` does; `DataError` unless it is one channel of this type."""
     ids = decode(path, cv2.IMREAD_UNCHANGED, palette)
     if ids.ndim != 2 or ids.dtype != dtype:
-        expected = f"one channel of {np.dtype(dtype)} with a value per pixel"
-        fix = "give that file, not a coloured one or one of another depth"
-        raise DataError(path, f"{ids.dtype} of shape {ids.shape}", expected, fix)
+        found, expected = f"{ids.dtype} of shape {ids.shape}", f"one channel of {np.dtype(dtype)}, a value per pixel"
+        raise DataError(path, found, expected, "give that file, not a coloured one or one of another depth")
     return ids
 
 
@@ -127,14 +101,6 @@ def size(path: Path) -> tuple[int, int]:
         raise DataError(path, error, "a PNG or JPEG file", "fetch or unpack it again") from error
 
 
-def table(pairs: Iterable[tuple[int, int]], default: int) -> UInt8[np.ndarray, "256"]:
-    """Make a look-up table of bytes for `cv2.LUT`."""
-    lookup = np.full(256, default, np.uint8)
-    for key, value in pairs:
-        lookup[key] = value
-    return lookup
-
-
 def values(ids: Shaped[np.ndarray, "height width"]) -> set[int]:
     """Return the values that occur, 0 or more."""
     return set(np.flatnonzero(np.bincount(ids.ravel())).tolist())
@@ -142,13 +108,9 @@ def values(ids: Shaped[np.ndarray, "height width"]) -> set[int]:
 
 def in_words(numbers: Iterable[int]) -> str:
     """Write numbers as a person lists them: "0 to 18, 255"."""
-    runs: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1][1:] = [number]
-        else:
-            runs.append([number])
-    return ", ".join(" to ".join(map(str, run)) for run in runs)
+    ordered = np.unique([*numbers])
+    runs = np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1)
+    return ", ".join(f"{run[0]} to {run[-1]}" if run.size > 1 else f"{run[0]}" for run in runs if run.size)
 
 
 def by(shape: Sequence[int]) -> str:
@@ -157,11 +119,7 @@ def by(shape: Sequence[int]) -> str:
 
 
 def find(name: str, *places: str | Path, fix: str = "put it there, or give its path") -> Path:
-    """Return the folder or file of that name in the first of `places` that has it.
-
-    Raises:
-        DataError: none has it.
-    """
+    """Return the folder or file of that name in the first of `places` that has it; `DataError` if none has it."""
     for place in places:
         if (Path(place) / name).exists():
             return Path(place) / name

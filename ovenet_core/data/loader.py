@@ -1,7 +1,8 @@
 """What the network is trained on, and in which order: augmented images and the batches of a run."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 import torch
@@ -14,30 +15,17 @@ from ovenet_core.data.transforms import random_crop, resize_to, sample_rng
 from ovenet_core.utils import ConfigError
 
 
+@dataclass(frozen=True, eq=False)
 class TrainingDataset(Dataset):
-    """Augmented (image, label, name) by (epoch, index): the same pair whatever the worker that makes it.
+    """Augmented (image, label, name) by (epoch, index): the same pair whatever the worker that makes it."""
 
-    Args:
-        source: reads the samples: the dataset itself, or a cache of its decoded images.
-        seed: of the run, from which the augmentation of each image follows.
-        crop: (height, width) in pixels.
-        image_size: (height, width) to which images are resized on reading.
-        scale_range, flip: of the augmentation, as `random_crop` takes them.
-    """
-
-    def __init__(
-        self,
-        source: SegmentationDataset | DecodedCache,
-        samples: list[Sample],
-        seed: int,
-        *,
-        crop: tuple[int, int],
-        image_size: tuple[int, int] | None = None,
-        scale_range: tuple[float, float] = (0.5, 2.0),
-        flip: bool = True,
-    ):
-        self.source, self.samples, self.seed = source, samples, seed
-        self.crop, self.image_size, self.scale_range, self.flip = crop, image_size, scale_range, flip
+    source: SegmentationDataset | DecodedCache  # reads the samples
+    samples: Sequence[Sample]
+    seed: int  # of the run, from which the augmentation of each image follows
+    crop: tuple[int, int]  # (height, width) in pixels
+    image_size: tuple[int, int] | None  # (height, width) to which images are resized on reading
+    scale_range: tuple[float, float]
+    flip: bool
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, str]:
         """uint8 image [3, height, width], uint8 label [height, width], name."""
@@ -50,46 +38,41 @@ class TrainingDataset(Dataset):
         return pixels, torch.from_numpy(np.ascontiguousarray(label)), self.samples[index].name
 
 
+@dataclass(eq=False)
 class DistributedBatchSampler:
     """What one process is shown from iteration `start` on: `accumulation_steps` lists of (epoch, index) per iteration.
 
     Each epoch has a new order, and its incomplete batch is left out. However many processes there are, an iteration
     sees the same images: each process has a share of the batch, as equal as can be, in equally many parts of
     at most `micro_batch_size` images. `weights` says which part of the batch all processes together see at each step.
-
-    Raises:
-        ConfigError: the images are fewer than one batch, or a process would have none at some step.
+    `ConfigError` if the images are fewer than one batch, or a process would have none at some step.
     """
 
-    def __init__(
-        self,
-        images: int,
-        batch_size: int,
-        epochs: int,
-        seed: int,
-        *,
-        rank: int = 0,
-        processes: int = 1,
-        micro_batch_size: int | None = None,
-        start: int = 0,
-    ):
-        if images < batch_size:
-            expected = f"at least one batch of {batch_size}"
-            raise ConfigError("batch_size", f"{images} training images", expected, "lower batch_size")
-        shares = np.array_split(np.arange(batch_size), processes)
+    images: int
+    batch_size: int
+    epochs: int
+    seed: int
+    _: KW_ONLY
+    rank: int = 0
+    processes: int = 1
+    micro_batch_size: int | None = None
+    start: int = 0
+
+    def __post_init__(self):
+        batch, images = self.batch_size, self.images
+        if images < batch:
+            raise ConfigError("batch_size", f"{images} training images", f"{batch} or more", "lower batch_size")
+        shares = np.array_split(np.arange(batch), self.processes)
         most, fewest = len(shares[0]), len(shares[-1])
-        self.accumulation_steps = math.ceil(most / (micro_batch_size or most))
+        self.accumulation_steps = math.ceil(most / (self.micro_batch_size or most))
         if self.accumulation_steps > fewest:
-            found = f"{batch_size}, which gives some of {processes} processes {fewest} images"
-            steps = f"{self.accumulation_steps} parts (micro_batch_size {micro_batch_size})"
-            fix = "start fewer processes, or raise batch_size or micro_batch_size"
-            raise ConfigError("batch_size", found, f"enough for {steps} for each", fix)
+            found = f"{batch}, which gives some of {self.processes} processes {fewest} images"
+            expected = f"enough for {self.accumulation_steps} parts (micro_batch_size {self.micro_batch_size}) for each"
+            raise ConfigError("batch_size", found, expected, "start fewer processes, or raise one of these sizes")
         parts = [np.array_split(share, self.accumulation_steps) for share in shares]
-        self.parts = parts[rank]
-        self.weights = [sum(map(len, together)) / batch_size for together in zip(*parts, strict=True)]
-        self.images, self.batch_size, self.seed, self.start = images, batch_size, seed, start
-        self.per_epoch = images // batch_size
-        self.total = epochs * self.per_epoch
+        self.parts = parts[self.rank]
+        self.weights = [sum(map(len, together)) / batch for together in zip(*parts, strict=True)]
+        self.per_epoch, self.total = images // batch, self.epochs * (images // batch)
 
     def __len__(self) -> int:
         return (self.total - self.start) * self.accumulation_steps

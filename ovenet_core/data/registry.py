@@ -19,11 +19,7 @@ _BENCHMARKS = tuple(DATASETS)
 
 
 def register(dataset: SegmentationDataset) -> SegmentationDataset:
-    """Make a dataset known by its name, and return it; one of the same name is replaced.
-
-    Raises:
-        DataError: the name is that of a benchmark.
-    """
+    """Make a dataset known by its name, in place of one of that name; `DataError` if that is a benchmark's."""
     if dataset.name in _BENCHMARKS and DATASETS[dataset.name] is not dataset:
         raise DataError("dataset", repr(dataset.name), "a name that no benchmark has", "give it another name")
     DATASETS[dataset.name] = dataset
@@ -31,16 +27,12 @@ def register(dataset: SegmentationDataset) -> SegmentationDataset:
 
 
 def get_dataset(name: str) -> SegmentationDataset:
-    """Return the dataset of a name, or the one that a Python file defines.
-
-    Raises:
-        DataError: no such name or file, or the file defines no dataset or several.
-    """
+    """Return the dataset of a name, or the one that a Python file defines; `DataError` if there is none or several."""
     if name.endswith(".py"):
         return _from_file(Path(name).resolve())
     if name not in DATASETS:
-        expected, fix = right_name(name.lower(), [*SYNTHETIC, *DATASETS]), "correct it, or give a Python file's path"
-        raise DataError("dataset", repr(name), expected, fix)
+        expected = right_name(name.lower(), [*SYNTHETIC, *DATASETS])
+        raise DataError("dataset", repr(name), expected, "correct it, or give a Python file's path")
     return DATASETS[name]
 
 
@@ -52,12 +44,8 @@ def open_dataset(
     Args:
         name: of a dataset; the path of a Python file that defines one; or synthetic/cityscapes, synthetic/acdc or
             synthetic/ade20k, to draw scenes in the format of a benchmark.
-        data_root: the folder with the images, or for the scenes, where a set of any size that was drawn before is
-            taken as it is. If empty, it is looked for in `places` under the dataset's name, and scenes go to
-            synthetic/cityscapes (or acdc, ade20k) in the first of the places.
-
-    Raises:
-        DataError: no such dataset, or no such folder.
+        data_root: the folder with the images, or for the scenes, where a set that was drawn before is taken as it is.
+            If empty, the dataset's name in the first of `places` that has it; scenes go to their name in the first.
     """
     if name in SYNTHETIC:
         if not data_root and not places:
@@ -82,6 +70,5 @@ def _from_file(path: Path) -> SegmentationDataset:
     defined = {id(v): v for v in vars(module).values() if isinstance(v, SegmentationDataset)}
     own = [dataset for dataset in defined.values() if dataset.name not in _BENCHMARKS]
     if len(own) != 1:
-        fix = "give one of its variables a SegmentationDataset with a name of its own"
-        raise DataError(path, f"{len(own)} datasets", "one", fix)
+        raise DataError(path, f"{len(own)} datasets", "one", "define one SegmentationDataset with a name of its own")
     return register(own[0])

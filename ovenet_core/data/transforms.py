@@ -33,32 +33,18 @@ def random_crop(
     rng: np.random.Generator,
     scale: tuple[float | int, float | int] = (0.5, 2.0),
     flip: bool = True,
-    fill: tuple[int, int, int] = IMAGENET_MEAN_COLOUR,
-    ignore_label: int = IGNORE_INDEX,
 ) -> tuple[UInt8[np.ndarray, "crop_height crop_width 3"], UInt8[np.ndarray, "crop_height crop_width"]]:
-    """Cut a random crop of the randomly scaled and flipped image, and of its label.
+    """Cut a random crop (height, width) of the randomly scaled and flipped RGB image, and of its label.
 
-    The scale is uniform in `scale`, the place uniform in the image, the flip a coin's. Only the
-    window of the source that the crop shows is resized, not the whole image: the same crop, up to
-    the rounding of the window to whole pixels.
-
-    Args:
-        image: RGB in [0, 255].
-        label: train ids.
-        crop: (height, width) of the result in pixels.
-        rng: from `sample_rng`; four numbers are drawn whatever the arguments.
-        fill: RGB of what a scaled image smaller than the crop leaves free on the right and below;
-            its label is `ignore_label`.
-
-    Raises:
-        ConfigError: image and label differ in size, or the crop or scale is not positive.
+    The scale is uniform in `scale`, the place uniform in the image, the flip a coin's. Only the window of the source
+    that the crop shows is resized: the same crop, up to the rounding of the window to whole pixels. What a scaled
+    image smaller than the crop leaves free, on the right and below, has the mean colour and is ignored. Four numbers
+    are drawn from `rng` whatever the arguments. `ConfigError` if sizes differ, or the crop or scale is not positive.
     """
     if image.shape[:2] != label.shape:
-        fix = "give a pair as SegmentationDataset.read returns it"
-        raise ConfigError("label", f"{label.shape} pixels", f"{image.shape[:2]} as the image", fix)
+        raise ConfigError("label", f"{label.shape} pixels", f"{image.shape[:2]} as the image", "give a whole pair")
     if min(crop) < 1 or not 0 < scale[0] <= scale[1]:
-        expected = "(height, width) of 1 pixel or more, and an ascending pair of scales above 0"
-        raise ConfigError("crop, scale", f"{crop}, {scale}", expected, "correct them")
+        raise ConfigError("crop, scale", f"{crop}, {scale}", "1 pixel or more, ascending scales above 0", "mend them")
     factor = rng.uniform(*scale)
     top, rows, height = _window(label.shape[0], crop[0], factor, rng.random())
     left, columns, width = _window(label.shape[1], crop[1], factor, rng.random())
@@ -70,8 +56,8 @@ def random_crop(
     label = cv2.resize(label[window], (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     if (height, width) != crop:
         border = (0, crop[0] - height, 0, crop[1] - width, cv2.BORDER_CONSTANT)
-        image = cv2.copyMakeBorder(image, *border, value=fill)
-        label = cv2.copyMakeBorder(label, *border, value=ignore_label)
+        image = cv2.copyMakeBorder(image, *border, value=IMAGENET_MEAN_COLOUR)
+        label = cv2.copyMakeBorder(label, *border, value=IGNORE_INDEX)
     return (cv2.flip(image, 1), cv2.flip(label, 1)) if flipped else (image, label)
 
 

@@ -3,19 +3,12 @@
 This room owns inference over scales, flips and windows, every score, and the files that servers take and return.
 """
 
-from ovenet_core.evaluation.boundary_metrics import BANDS, distance_to, label_boundary
-from ovenet_core.evaluation.evaluate import NEAR_PIXELS, Evaluation, count_image, evaluate, image_counts, score_table
-from ovenet_core.evaluation.inference import InferenceConfig, available_outputs, classes, predict, predict_classes
-from ovenet_core.evaluation.metrics import class_iou, ratio
-from ovenet_core.evaluation.predictions import predict_split
-from ovenet_core.evaluation.submission import (
-    SERVER_SCORES,
-    check_archive,
-    mean_metrics,
-    read_scores,
-    server_score_template,
-    write_archive,
-)
+from .boundary_metrics import BANDS, distance_to, label_boundary
+from .evaluate import NEAR_PIXELS, Evaluation, count_image, evaluate, image_counts, score_table
+from .inference import InferenceConfig, available_outputs, classes, predict, predict_classes
+from .metrics import class_iou, ratio
+from .predictions import predict_split
+from .submission import SERVER_SCORES, check_archive, mean_metrics, read_scores, server_score_template, write_archive
 
 # fmt: off
 __all__ = [

@@ -13,13 +13,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8
 
 from ovenet_core.cross_entropy import IGNORE_INDEX
-from ovenet_core.evaluation.metrics import Scores, ratio, with_mean
+from ovenet_core.evaluation.metrics import ClassMap, PerClass, Scores, ratio, with_mean
 
 BANDS = (1, 2, 4, 8, 16, 32)  # widths of the trimap, in pixels to each side of the boundary
 REGION_DEPTH = 0.02  # of the regions of Boundary IoU, as a share of the diagonal (Cheng et al., section 5)
 TOLERANCE = 0.0075  # of boundary F-scores, as a share of the diagonal (Csurka et al., BMVC 2013, section 2.3)
 
-ClassMap = UInt8[np.ndarray, "height width"]
 Mask = Bool[np.ndarray, "height width"]
 
 
@@ -53,29 +52,53 @@ def mask_region(classes: ClassMap, depth: int) -> Mask:
 
 @dataclass(frozen=True)
 class BoundaryCounts:
-    """Pixel counts of one or more images; counts of images add up.
+    """Pixel counts of one or more images, which add up, and their scores: in [0, 1], NaN for a class without boundary.
 
     Attributes:
-        trimap: the confusion matrix within each of `BANDS`.
-        regions: by class, intersection and union of the regions of label and prediction (Boundary IoU).
         contours: by class, boundary pixels of the prediction within the tolerance of the label's, and all of them; then
             boundary pixels of the label within the tolerance of the prediction's, and all of them.
     """
 
-    trimap: Integer[np.ndarray, "bands label prediction"]
-    regions: Integer[np.ndarray, "2 classes"]
+    bands: Integer[np.ndarray, "bands label prediction"]  # the confusion matrix within each of `BANDS`
+    regions: Integer[np.ndarray, "2 classes"]  # intersection and union of the regions of label and prediction
     contours: Integer[np.ndarray, "4 classes"]
 
     def __add__(self, other: "BoundaryCounts") -> "BoundaryCounts":
-        return BoundaryCounts(self.trimap + other.trimap, self.regions + other.regions, self.contours + other.contours)
+        return BoundaryCounts(self.bands + other.bands, self.regions + other.regions, self.contours + other.contours)
+
+    @property
+    def trimap(self) -> dict[int, Scores]:
+        """By d: the scores of the pixels within d of a label boundary (Kohli et al., IJCV 2009)."""
+        return {d: Scores(band) for d, band in zip(BANDS, self.bands, strict=True)}
+
+    @property
+    def boundary_iou(self) -> PerClass:
+        """Boundary IoU of each class (Cheng et al., CVPR 2021), its regions summed over the images.
+
+        The region of a mask is the part within 2% of the diagonal, rounded, of the end of the mask.
+        """
+        return ratio(*self.regions)
+
+    @property
+    def boundary_f(self) -> PerClass:
+        """The boundary F-score of each class (Csurka et al., BMVC 2013), with pixels summed over the images.
+
+        Precision is the share of the prediction's boundary pixels within 0.75% of the diagonal of a boundary pixel of
+        the label, of the same class; recall is the reverse. The score is 0 if only one of the two has the class.
+        """
+        precision, recall = ratio(*self.contours[:2]), ratio(*self.contours[2:])
+        harmonic = np.nan_to_num(ratio(2 * precision * recall, precision + recall))
+        return np.where(np.isnan(precision) & np.isnan(recall), np.nan, harmonic)
+
+    def as_dict(self, class_names: tuple[str, ...]) -> dict:
+        """Return means, and values by class name and by d, for result.json; None where there are none."""
+        result = {"trimap": {str(d): scores.as_dict(class_names) for d, scores in self.trimap.items()}}
+        result |= with_mean("boundary_iou", class_names, self.boundary_iou)
+        return result | with_mean("boundary_f", class_names, self.boundary_f)
 
 
 class LabelBoundaries:
-    """The boundaries of one label, against which any number of predictions are counted.
-
-    Args:
-        label: train ids below `num_classes`, and `IGNORE_INDEX`.
-    """
+    """The boundaries of one label (train ids and `IGNORE_INDEX`), against which any predictions are counted."""
 
     def __init__(self, label: ClassMap, num_classes: int):
         self.label, self.num_classes = label, num_classes
@@ -96,16 +119,14 @@ class LabelBoundaries:
         bins = self.band_bins + prediction.ravel()[self.band_pixels]
         rings = np.bincount(bins, minlength=len(BANDS) * classes**2).reshape(len(BANDS), classes, classes)
         prediction = np.where(self.label == IGNORE_INDEX, self.label, prediction)
-        contours = np.where(label_boundary(prediction), prediction, IGNORE_INDEX)
-        matches = self._count_matches(contours, self.contours), self._count_matches(self.contours, contours)
-        return BoundaryCounts(rings.cumsum(0), self._count_regions(prediction), np.concatenate(matches))
-
-    def _count_regions(self, prediction: ClassMap) -> Integer[np.ndarray, "2 classes"]:
         region = mask_region(prediction, self.depth)
         both = self.region & region & (self.label == prediction)
         ids = self.label[self.region], prediction[region], self.label[both]
         label, predicted, shared = map(self._count_classes, ids)
-        return np.stack([shared, label + predicted - shared])
+        contours = np.where(label_boundary(prediction), prediction, IGNORE_INDEX)
+        matches = self._count_matches(contours, self.contours), self._count_matches(self.contours, contours)
+        regions = np.stack([shared, label + predicted - shared])
+        return BoundaryCounts(rings.cumsum(0), regions, np.concatenate(matches))
 
     def _count_matches(self, contours: ClassMap, others: ClassMap) -> Integer[np.ndarray, "2 classes"]:
         """Count, by class, the contour pixels within the tolerance of another contour of their class, and all."""
@@ -130,40 +151,3 @@ def disc(radius: float) -> list[tuple[int, int]]:
     reach = range(-int(radius), int(radius) + 1)
     inside = [(dy, dx) for dy in reach for dx in reach if dy**2 + dx**2 <= radius**2]
     return sorted(inside, key=lambda step: step[0] ** 2 + step[1] ** 2)
-
-
-@dataclass(frozen=True)
-class BoundaryScores:
-    """Scores of counts, all in [0, 1]; NaN for a class that has no boundary in label or prediction."""
-
-    counts: BoundaryCounts
-
-    @property
-    def trimap(self) -> dict[int, Scores]:
-        """By d: the scores of the pixels within d of a label boundary (Kohli et al., IJCV 2009)."""
-        return {d: Scores(band.astype(np.float64)) for d, band in zip(BANDS, self.counts.trimap, strict=True)}
-
-    @property
-    def boundary_iou(self) -> Float[np.ndarray, " classes"]:
-        """Boundary IoU of each class (Cheng et al., CVPR 2021), its regions summed over the images.
-
-        The region of a mask is the part within 2% of the diagonal, rounded, of the end of the mask.
-        """
-        return ratio(*self.counts.regions)
-
-    @property
-    def boundary_f(self) -> Float[np.ndarray, " classes"]:
-        """The boundary F-score of each class (Csurka et al., BMVC 2013), with pixels summed over the images.
-
-        Precision is the share of the prediction's boundary pixels within 0.75% of the diagonal of a boundary pixel of
-        the label, of the same class; recall is the reverse. The score is 0 if only one of the two has the class.
-        """
-        precision, recall = ratio(*self.counts.contours[:2]), ratio(*self.counts.contours[2:])
-        harmonic = np.nan_to_num(ratio(2 * precision * recall, precision + recall))
-        return np.where(np.isnan(precision) & np.isnan(recall), np.nan, harmonic)
-
-    def as_dict(self, class_names: tuple[str, ...]) -> dict:
-        """Return means, and values by class name and by d, for result.json; None where there are none."""
-        trimap = {str(d): scores.as_dict(class_names) for d, scores in self.trimap.items()}
-        boundary_iou = with_mean("boundary_iou", class_names, self.boundary_iou)
-        return {"trimap": trimap} | boundary_iou | with_mean("boundary_f", class_names, self.boundary_f)

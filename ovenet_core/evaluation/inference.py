@@ -1,8 +1,8 @@
 """Inference: the classes of an image at its own size, over scales, flips and sliding windows."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
@@ -19,6 +19,8 @@ from ovenet_core.ovenet import Prediction
 from ovenet_core.utils import ConfigError, config_dataclass
 
 WindowSide = Annotated[int, Field(ge=2 * MIN_SIDE, multiple_of=OUTPUT_STRIDE)]
+Image = UInt8[np.ndarray, "height width 3"]  # RGB in [0, 255]
+ClassTensor = UInt8[Tensor, "height width"]  # train ids
 Step = Annotated[int, Field(gt=0, multiple_of=OUTPUT_STRIDE)]
 
 
@@ -28,22 +30,17 @@ class InferenceConfig:
 
     Attributes:
         scales: sizes at which the network sees the image, as factors of its own. Sides keep 32 pixels or more.
-        flip: show each of them mirrored, too, left to right.
         window, stride: (height, width) in pixels, multiples of 4, of the windows that slide over an image that is not
-            seen whole. The last ones of a row or column are moved inside. By default the crop of training, side by
-            side, as the reference does.
+            seen whole, as the reference's do. The last ones of a row or column are moved inside.
         averaging: "probabilities": the mean of the softmaxes over scales and flips. "reference": the logits' mean over
             the flip, exponentiated, and summed over the scales. Where windows overlap, the mean of their softmaxes,
             or of their exponentiated logits, is taken first.
         max_whole_pixels: up to scale 1, an image of at most so many pixels is seen whole. With the window this bounds
             the memory that the network takes, and with a row of windows the logits that are kept of each scale.
-
-    Raises:
-        ConfigError: naming the field that is out of range.
     """
 
     scales: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (1.0,)
-    flip: bool = False
+    flip: bool = False  # show each scale mirrored, too, left to right
     window: tuple[WindowSide, WindowSide] = (512, 1024)
     stride: Annotated[tuple[Step, Step], Field(validate_default=True)] = (512, 1024)
     averaging: Literal["probabilities", "reference"] = "probabilities"
@@ -59,21 +56,14 @@ class InferenceConfig:
 
     @classmethod
     def for_crop(
-        cls,
-        crop: Sequence[int],
-        scales: Sequence[float] = (1.0,),
-        flip: bool = False,
-        window: Sequence[int] = (),
-        stride: Sequence[int] = (),
-        averaging: str = "probabilities",
+        cls, crop: Sequence[int], window: Sequence[int] = (), stride: Sequence[int] = (), **fields: Any
     ) -> "InferenceConfig":
         """Configure inference for a network trained on such crops.
 
-        Without a window it is the crop, enlarged to the smallest window and to multiples of 4; without a stride windows
-        lie side by side.
+        By default windows are the crop, enlarged to the smallest window and multiples of 4, and lie side by side.
         """
         window = window or [max(-(-side // OUTPUT_STRIDE) * OUTPUT_STRIDE, 2 * MIN_SIDE) for side in crop]
-        return cls(scales, flip, window, stride or window, averaging)
+        return cls(window=window, stride=stride or window, **fields)
 
 
 SINGLE_SCALE = InferenceConfig()
@@ -81,21 +71,16 @@ SIX_SCALES = InferenceConfig((0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)  # si
 
 
 def predict(
-    network: nn.Module,
-    image: UInt8[np.ndarray, "height width 3"],
-    *,
-    image_size: tuple[int, int] | None = None,
-    channels_last: bool = False,
+    network: nn.Module, image: Image, *, image_size: tuple[int, int] | None = None, channels_last: bool = False
 ) -> Prediction:
-    """Run the network on one image (RGB), first resized to `image_size` (height, width) if given."""
+    """Run the network on one image, first resized to `image_size` (height, width) if given."""
     image = resize_to(image_size, image)
-    device = next(network.parameters()).device
-    pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).to(device)
+    pixels = torch.from_numpy(image.transpose(2, 0, 1).copy()).to(next(network.parameters()).device)
     with torch.inference_mode():
         return network(normalise(pixels[None], channels_last))
 
 
-def classes(prediction: Prediction, size: tuple[int, int]) -> dict[str, UInt8[Tensor, "height width"]]:
+def classes(prediction: Prediction, size: tuple[int, int]) -> dict[str, ClassTensor]:
     """Take the train ids of S_i, S_s and S_f from a prediction for one image, at (height, width)."""
     outputs = prediction.outputs().items()
     return {name: prediction.upsample(o.main, size).argmax(1)[0].to(torch.uint8) for name, o in outputs}
@@ -103,27 +88,23 @@ def classes(prediction: Prediction, size: tuple[int, int]) -> dict[str, UInt8[Te
 
 def predict_classes(
     network: nn.Module,
-    image: UInt8[np.ndarray, "height width 3"],
+    image: Image,
     inference: InferenceConfig = SINGLE_SCALE,
     *,
     outputs: Sequence[str] | None = None,
     image_size: tuple[int, int] | None = None,
     channels_last: bool = False,
-) -> dict[str, UInt8[Tensor, "height width"]]:
+) -> dict[str, ClassTensor]:
     """Predict the train ids of S_i, S_s and S_f (of a baseline: S_i) at the size of the image, on the network's device.
 
     Logits are kept at 1/4 of each scale's resolution, of one row of windows at a time, and upsampled and averaged a few
     rows at a time. The network runs in evaluation mode, and returns to its own mode; autocast is the caller's.
 
     Args:
-        image: RGB in [0, 255].
-        outputs: some of S_i, S_s and S_f; by default all that the network has. Memory and time grow with their number.
+        outputs: some of those that the network has, else a `ConfigError`; memory and time grow with their number.
         image_size: (height, width) to which the image is resized before it is scaled, as in training.
-
-    Raises:
-        ConfigError: the network has no such output.
     """
-    (height, width), outputs = image.shape[:2], checked_outputs(network, outputs)
+    (height, width), outputs = image.shape[:2], available_outputs(network, outputs)
     image = resize_to(image_size, image)
 
     def forward(window: np.ndarray) -> tuple[LogitRows, bool]:
@@ -135,8 +116,8 @@ def predict_classes(
     network.eval()
     try:
         with torch.inference_mode():
-            strips = []
-            for views in zip(*_views(forward, image, inference, height), strict=True):
+            strips, scales = [], (_row_strips(forward, image, inference, s, height) for s in inference.scales)
+            for views in zip(*scales, strict=True):
                 with float32_region(views[0][0].weights.device):
                     scores = (_mean_scores(views, o, width, inference.averaging) for o in range(len(outputs)))
                     strips.append(torch.stack([score.argmax(0).to(torch.uint8) for score in scores]))
@@ -145,33 +126,25 @@ def predict_classes(
         network.train(training)
 
 
-def available_outputs(network: nn.Module) -> tuple[str, ...]:
-    """S_i, S_s and S_f, or of a baseline S_i; the last one is the network's final prediction."""
-    return ("S_i", "S_s", "S_f") if getattr(network, "offset_head", None) is not None else ("S_i",)
-
-
-def checked_outputs(network: nn.Module, outputs: Sequence[str] | None) -> tuple[str, ...]:
-    """Return the outputs asked for, by default all that the network has; `ConfigError` if it lacks one."""
-    available = available_outputs(network)
-    outputs = available if outputs is None else tuple(outputs)
+def available_outputs(network: nn.Module, asked: Sequence[str] | None = None) -> tuple[str, ...]:
+    """Return S_i, S_s and S_f, or of a baseline S_i; of these what is asked for, or a `ConfigError`."""
+    available = ("S_i", "S_s", "S_f") if getattr(network, "offset_head", None) is not None else ("S_i",)
+    outputs = available if asked is None else tuple(asked)
     if not outputs or set(outputs) - set(available):
         raise ConfigError("outputs", list(outputs), f"some of {', '.join(available)}", "name outputs of this network")
     return outputs
 
 
-def _views(forward: Forward, image: np.ndarray, inference: InferenceConfig, rows: int) -> list:
-    """For each scale, and plain and mirrored at each, the strips of a result of `rows` rows, from top to bottom."""
-    views = []
-    for scale in inference.scales:
-        size = tuple(max(round(side * scale), MIN_SIDE) for side in image.shape[:2])
-        resized = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)  # as training scales
-        whole = scale <= 1 and size[0] * size[1] <= inference.max_whole_pixels
-        window = size if whole else inference.window
-        options = {"height": rows, "mean_of_probabilities": inference.averaging == "probabilities"}
-        flips = (False, True) if inference.flip else (False,)
-        strips = (row_strips(forward, resized, window, inference.stride, mirrored=m, **options) for m in flips)
-        views.append(zip(*strips, strict=True))
-    return views
+def _row_strips(
+    forward: Forward, image: np.ndarray, inference: InferenceConfig, scale: float, rows: int
+) -> Iterator[tuple[RowStrip, ...]]:
+    """Yield the strips of a result of `rows` rows from top to bottom, at one scale: plain, and mirrored if wanted."""
+    size = tuple(max(round(side * scale), MIN_SIDE) for side in image.shape[:2])
+    resized = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR)  # as training scales
+    window = size if scale <= 1 and size[0] * size[1] <= inference.max_whole_pixels else inference.window
+    options = window, inference.stride, rows, inference.averaging == "probabilities"
+    flips = (False, True) if inference.flip else (False,)
+    return zip(*(row_strips(forward, resized, *options, mirrored) for mirrored in flips), strict=True)
 
 
 def _mean_scores(

@@ -3,52 +3,28 @@
 Counts of images add up; scores are ratios of sums over all images, as the datasets' owners define them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Integer, UInt8
+from jaxtyping import Bool, Float, Integer, Shaped, UInt8
 from torch import Tensor
 
-from ovenet_core.utils import DataError
+ClassMap = UInt8[np.ndarray, "height width"]  # train ids
+InstanceIds = Integer[np.ndarray, "height width"]  # label value x 1000 + number; lower values are of no instance
+PerClass = Float[np.ndarray, " classes"]
+Groups = Bool[np.ndarray, "groups classes"]  # the classes of each group, such as a category
 
 
-class ConfusionMatrix:
-    """Counts of (label, predicted class) over images, kept on the device of the first one.
-
-    Args:
-        num_classes: labels and predictions are train ids from 0 to `num_classes` - 1; label 255 is left out.
-    """
-
-    def __init__(self, num_classes: int):
-        self.num_classes = num_classes
-        self.counts: Integer[Tensor, "label prediction"] = torch.zeros(num_classes, num_classes, dtype=torch.int64)
-
-    def update(self, prediction: Integer[Tensor, "*pixels"], label: Integer[Tensor, "*pixels"]) -> None:
-        """Add predicted classes and labels of the same shape; a class that does not exist is a `DataError`."""
-        classes = self.num_classes
-        # Ignored pixels get a row of their own, which is dropped: no copy of the valid ones is made.
-        pair = label.to(torch.int32, copy=True).clamp_(max=classes).mul_(classes).add_(prediction)
-        if prediction.numel() and not 0 <= prediction.min() <= prediction.max() < classes:
-            span = f"classes from {prediction.min()} to {prediction.max()}"
-            raise DataError("prediction", span, f"train ids from 0 to {classes - 1}", "predict these classes")
-        counts = torch.bincount(pair.flatten(), minlength=classes * (classes + 1))
-        self.counts = self.counts.to(counts.device) + counts.view(classes + 1, classes)[:classes]
-
-    def update_from_scores(
-        self, scores: Float[Tensor, "batch classes height width"], label: Integer[Tensor, "batch height width"]
-    ) -> None:
-        """Add images by their class scores; of equal scores the first counts. NaN is a `DataError`."""
-        # Over planes in memory, max takes about a third of the time of argmax, and finds the same (torch 2.14).
-        highest, prediction = scores.max(dim=1)
-        if highest.isnan().any():
-            raise DataError("scores", "NaN", "finite numbers", "check the code that computes the scores")
-        self.update(prediction, label)
-
-    def scores(self) -> "Scores":
-        """Score the counts so far."""
-        return Scores(self.counts.cpu().numpy().astype(np.float64))
+def confusion_matrix(
+    prediction: Integer[Tensor, "*pixels"], label: Integer[Tensor, "*pixels"], classes: int
+) -> Integer[np.ndarray, "label prediction"]:
+    """Count the pixels of each label and prediction: train ids below `classes`; pixels with label 255 are left out."""
+    # Ignored pixels get a row of their own, which is dropped: no copy of the valid ones is made.
+    pair = label.to(torch.int32, copy=True).clamp_(max=classes).mul_(classes).add_(prediction)
+    counts = torch.bincount(pair.flatten(), minlength=classes * (classes + 1))
+    return counts.view(classes + 1, classes)[:classes].numpy(force=True)
 
 
 @dataclass(frozen=True)
@@ -58,14 +34,14 @@ class Scores:
     A class that neither occurs nor is predicted has IoU NaN and does not count in the mean; likewise for accuracies.
     """
 
-    confusion: Float[np.ndarray, "label prediction"]
+    confusion: Shaped[np.ndarray, "label prediction"]
 
     @property
-    def iou(self) -> Float[np.ndarray, " classes"]:
+    def iou(self) -> PerClass:
         return class_iou(np.diag(self.confusion), self.confusion.sum(1), self.confusion.sum(0))
 
     @property
-    def accuracy(self) -> Float[np.ndarray, " classes"]:
+    def accuracy(self) -> PerClass:
         """The share of each class's pixels that are predicted correctly."""
         return ratio(np.diag(self.confusion), self.confusion.sum(1))
 
@@ -81,10 +57,9 @@ class Scores:
     def pixel_accuracy(self) -> float:
         return float(ratio(np.trace(self.confusion), self.confusion.sum()))
 
-    def grouped(self, groups: Bool[np.ndarray, "groups classes"]) -> "Scores":
+    def grouped(self, groups: Groups) -> "Scores":
         """Score the classes of each group, such as a category of Cityscapes, as one class."""
-        members = groups.astype(np.float64)
-        return Scores(members @ self.confusion @ members.T)
+        return Scores(groups.astype(np.float64) @ self.confusion @ groups.T)
 
     def as_dict(self, class_names: tuple[str, ...]) -> dict:
         """Return means, and IoU by class name, for result.json; None where a class does not occur."""
@@ -98,24 +73,13 @@ def class_iou(hits, labels, predictions):
 
 
 def instance_shares(
-    prediction: UInt8[np.ndarray, "height width"],
-    instances: Integer[np.ndarray, "height width"],
-    lookup: UInt8[np.ndarray, "256"],
-    groups: Bool[np.ndarray, "groups classes"],
+    prediction: ClassMap, instances: InstanceIds, lookup: UInt8[np.ndarray, "256"], categories: Sequence[str]
 ) -> Float[np.ndarray, "3 classes"]:
-    """Sum, by class, the shares of its instances that are predicted correctly, and count the instances.
+    """Sum, by class, the shares of an instance's pixels with its class, and those with its category; count instances.
 
-    Args:
-        prediction: train ids.
-        instances: label value x 1000 + number, as in Cityscapes; lower values, such as those of crowds, do not count.
-        lookup: train id of each label value, 255 for none (`SegmentationDataset.lookup`).
-        groups: the classes of each category.
-
-    Returns:
-        Sums over instances of the share of pixels with the right class; the same for the right category; the number of
-        instances.
+    `lookup` has the train id of each label value, 255 for none; `categories` the category of each class.
     """
-    classes, category = groups.shape[1], groups.argmax(0)
+    classes, (_, category) = len(categories), np.unique(categories, return_inverse=True)
     counted = (instances > 1000) & (lookup[np.minimum(instances // 1000, 255)] < classes)
     ids, predicted = instances[counted].astype(np.int64), prediction[counted]
     true_class, sizes = lookup[ids // 1000], np.bincount(ids)
@@ -127,22 +91,13 @@ def instance_shares(
 
 
 def instance_iou(
-    scores: Scores,
-    shares: Float[np.ndarray, " classes"],
-    instances: Float[np.ndarray, " classes"],
-    sizes: Float[np.ndarray, " classes"],
-    groups: Bool[np.ndarray, "groups classes"],
+    scores: Scores, shares: PerClass, instances: PerClass, sizes: PerClass, groups: Groups
 ) -> Float[np.ndarray, " groups"]:
     """Compute iIoU of each group of classes: every instance weighs as if it had the average size of its class.
 
     iIoU = iTP / (iTP + FP + iFN) (Cordts et al., CVPR 2016, section 4.1). False positives belong to no instance and
-    are not weighted.
-
-    Args:
-        scores: of the classes.
-        shares, instances: from `instance_shares`: summed shares of correct pixels; number of instances.
-        sizes: average pixels of an instance; NaN for a class without instances, whose group has iIoU NaN.
-        groups: the classes of each group: an identity matrix for the iIoU of classes.
+    are not weighted. `shares` and `instances` are from `instance_shares`; `sizes` are average pixels of an instance,
+    NaN for a class without instances, whose group has iIoU NaN.
     """
     confusion = scores.grouped(groups).confusion
     false_positives = confusion.sum(0) - np.diag(confusion)
@@ -150,7 +105,7 @@ def instance_iou(
     return ratio(true, every + false_positives)
 
 
-def group_matrix(groups: Sequence[str]) -> tuple[tuple[str, ...], Bool[np.ndarray, "groups classes"]]:
+def group_matrix(groups: Sequence[str]) -> tuple[tuple[str, ...], Groups]:
     """Turn the group of each class into the names of the groups, in order of appearance, and their classes."""
     names = tuple(dict.fromkeys(groups))
     return names, np.array([[group == name for group in groups] for name in names])
@@ -173,7 +128,7 @@ def none_if_nan(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def by_name(names: Sequence[str], values: Float[np.ndarray, " names"]) -> dict[str, float | None]:
+def by_name(names: Sequence[str], values: Iterable[float]) -> dict[str, float | None]:
     """Name the values for JSON; None for NaN."""
     return {name: none_if_nan(value) for name, value in zip(names, values, strict=True)}
 

@@ -11,35 +11,27 @@ from typing import Any
 import cv2
 import numpy as np
 import pandas as pd
-from jaxtyping import UInt8
 from torch import nn
 from tqdm.auto import tqdm
 
 from ovenet_core.data import Sample, SegmentationDataset, decode_ids
-from ovenet_core.evaluation.inference import SINGLE_SCALE, InferenceConfig, checked_outputs, predict_classes
+from ovenet_core.evaluation.inference import SINGLE_SCALE, InferenceConfig, available_outputs, predict_classes
+from ovenet_core.evaluation.metrics import ClassMap
 from ovenet_core.utils import DataError, write_atomically, write_json
 
 
 @dataclass(frozen=True)
 class SavedPredictions:
-    """Predictions on disk: `folder/OUTPUT/NAME.png`, one channel of train ids at the size of the image.
-
-    Attributes:
-        outputs: some of S_i, S_s and S_f; the last one is the final prediction.
-    """
+    """Predictions on disk: `folder/OUTPUT/NAME.png`, one channel of train ids at the size of the image."""
 
     folder: Path
-    outputs: tuple[str, ...]
+    outputs: tuple[str, ...]  # some of S_i, S_s and S_f; the last one is the final prediction
 
     def path(self, sample: Sample, output: str) -> Path:
         return self.folder / output / f"{sample.name}.png"
 
-    def read(self, sample: Sample) -> dict[str, UInt8[np.ndarray, "height width"]]:
-        """Read the train ids of each output for one image.
-
-        Raises:
-            DataError: one of the files is missing or damaged.
-        """
+    def read(self, sample: Sample) -> dict[str, ClassMap]:
+        """Read the train ids of each output for one image; `DataError` if a file is missing or damaged."""
         try:
             return {output: decode_ids(self.path(sample, output), np.uint8) for output in self.outputs}
         except DataError as error:
@@ -62,39 +54,32 @@ def predict_split(
     *,
     identity: Mapping[str, Any],
     outputs: Sequence[str] | None = None,
-    image_size: tuple[int, int] | None = None,
-    channels_last: bool = False,
     progress: bool = True,
+    **options: Any,
 ) -> SavedPredictions:
-    """Predict images into a folder, one PNG per image and output; whole files in it are kept.
-
-    After an interruption it continues, and leaves the same bytes.
+    """Predict images into a folder, one PNG per image and output; an interrupted call continues with the same bytes.
 
     Args:
         identity: what the predictions depend on besides the arguments here, such as the run's configuration hash and
             the fingerprint of the data; written to `identity.json` with the arguments.
-        outputs: some of S_i, S_s and S_f; by default all that the network has.
+        outputs, options: as `predict_classes` takes them; the options are `image_size` and `channels_last`.
 
     Raises:
-        DataError: the folder holds predictions of another identity, or other files; two images have one name; an
-            image cannot be read.
-        ConfigError: the network has no such output.
+        DataError: the folder has other files or another identity, two images one name, or an image cannot be read.
     """
-    outputs = checked_outputs(network, outputs)
+    saved = SavedPredictions(Path(folder), available_outputs(network, outputs))
     name, count = Counter(sample.name for sample in samples).most_common(1)[0] if samples else ("", 0)
     if count > 1:
         raise DataError(name, f"{count} images of this name", "one", "predict them into folders of their own")
-    saved = SavedPredictions(Path(folder), outputs)
-    settings = {"inference": asdict(inference), "outputs": outputs, "image_size": image_size}
-    _claim(saved.folder, {**identity, "dataset": dataset.name, **settings})
-    for output in outputs:
+    settings = {"outputs": saved.outputs, "image_size": options.get("image_size")}
+    _claim(saved.folder, {**identity, "dataset": dataset.name, "inference": asdict(inference), **settings})
+    for output in saved.outputs:
         (saved.folder / output).mkdir(exist_ok=True)
-    options = {"outputs": outputs, "image_size": image_size, "channels_last": channels_last}
     for sample in tqdm(samples, desc="predicting", unit="image", disable=not progress):
         if saved.has(sample):
             continue
-        class_maps = predict_classes(network, dataset.read_image(sample), inference, **options)
-        for output, ids in class_maps.items():
+        image = dataset.read_image(sample)
+        for output, ids in predict_classes(network, image, inference, outputs=saved.outputs, **options).items():
             _, png = cv2.imencode(".png", ids.numpy(force=True))
             write_atomically(saved.path(sample, output), lambda file, png=png: file.write(png.tobytes()), mode="wb")
     return saved

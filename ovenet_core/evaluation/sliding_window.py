@@ -13,6 +13,8 @@ from torch import Tensor
 from ovenet_core.layers import OUTPUT_STRIDE, upsample
 
 STRIP = 32  # rows of the result that are upsampled at a time
+Size = tuple[int, int]  # (height, width)
+Weights = Float[Tensor, "strip rows"]
 LogitRows = Float[Tensor, "outputs classes rows columns"]
 Forward = Callable[[np.ndarray], tuple[LogitRows, bool]]  # logits of an RGB image, and the network's align_corners
 
@@ -21,7 +23,7 @@ class RowStrip(NamedTuple):
     """`STRIP` rows of the result: the rows of logits next to them, and the weights that resize these rows."""
 
     logits: LogitRows
-    weights: Float[Tensor, "strip rows"]
+    weights: Weights
     align_corners: bool
 
     def upsample(self, output: int, width: int) -> Float[Tensor, "classes strip width"]:
@@ -31,20 +33,13 @@ class RowStrip(NamedTuple):
 
 
 def row_strips(
-    forward: Forward,
-    image: np.ndarray,
-    window: tuple[int, int],
-    stride: tuple[int, int],
-    *,
-    height: int,
-    mean_of_probabilities: bool,
-    mirrored: bool = False,
+    forward: Forward, image: np.ndarray, window: Size, stride: Size, height: int, probabilities: bool, mirrored: bool
 ) -> Iterator[RowStrip]:
     """Yield what a result of `height` rows is resized from, `STRIP` rows at a time; the windows are seen when needed.
 
     Args:
-        window, stride: (height, width) in pixels of the image, multiples of 4.
-        mean_of_probabilities: average overlapping windows as softmaxes, or else as exponentiated logits.
+        window, stride: in pixels of the image, multiples of 4.
+        probabilities: average overlapping windows as softmaxes, or else as exponentiated logits.
         mirrored: show the network the image mirrored, and mirror the logits back.
     """
     view, columns = image[:, ::-1] if mirrored else image, -(-image.shape[1] // OUTPUT_STRIDE)
@@ -54,7 +49,7 @@ def row_strips(
     for top, below in pairwise([*tops, image.shape[0]]):
         for left in lefts:
             logits, align_corners = forward(view[top : top + window[0], left : left + window[1]])
-            if mean_of_probabilities and len(tops) * len(lefts) > 1:
+            if probabilities and len(tops) * len(lefts) > 1:
                 # A softmax stays the same when a number is added to all logits of a pixel, upsampled or not. So the
                 # logarithms of mean probabilities can stand for logits.
                 logits = logits.log_softmax(1)
@@ -87,9 +82,7 @@ def _covers(starts: Sequence[int], window: int, length: int) -> Float[Tensor, " 
     return sum(((start <= at) & (at < start + window)).float() for start in starts)
 
 
-def _row_weights(
-    rows: int, height: int, align_corners: bool, like: Tensor
-) -> list[tuple[slice, Float[Tensor, "strip rows"]]]:
+def _row_weights(rows: int, height: int, align_corners: bool, like: Tensor) -> list[tuple[slice, Weights]]:
     """For every `STRIP` rows of the result: the rows of logits that `upsample` makes them from, and their weights."""
     identity = torch.eye(rows, dtype=like.dtype, device=like.device)
     strips = []

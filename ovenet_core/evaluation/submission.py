@@ -20,31 +20,24 @@ from ovenet_core.utils import DataError, write_atomically
 
 SERVER_SCORES = "server.csv"  # in the folder of a run: the scores of its predictions that a server returned
 DATE = (1980, 1, 1, 0, 0, 0)  # of every file in an archive, so that the same predictions give the same bytes
+Samples = Sequence[Sample]
 COLUMNS = ("split", "condition", "class", "metric", "value")
 
 
 def write_archive(
-    dataset: SegmentationDataset,
-    samples: Sequence[Sample],
-    predictions: SavedPredictions,
-    path: str | Path,
-    *,
-    progress: bool = True,
+    dataset: SegmentationDataset, samples: Samples, saved: SavedPredictions, path: str | Path, *, progress: bool = True
 ) -> Path:
     """Write the final predictions (S_f; of a baseline S_i) as the archive that the dataset's server takes.
 
-    The archive is checked before it is put in its place; the same predictions always give the same bytes.
-
-    Raises:
-        DataError: a prediction is missing, or `check_archive` finds faults; no archive is left then.
+    The same predictions always give the same bytes. A missing prediction, or a fault that `check_archive` finds, is a
+    `DataError`, and leaves no archive.
     """
-    name_of, path = dataset.server.file, Path(path)
+    name_of, path = dataset.server_file, Path(path)
 
     def write(file: BufferedWriter) -> None:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # PNG is compressed already
             for sample in tqdm(sorted(samples, key=name_of), desc="archive", unit="image", disable=not progress):
-                ids = predictions.read(sample)[predictions.outputs[-1]]
-                _, png = cv2.imencode(".png", dataset.encode(ids))
+                _, png = cv2.imencode(".png", dataset.encode(saved.read(sample)[saved.outputs[-1]]))
                 entry = zipfile.ZipInfo(name_of(sample), DATE)
                 entry.external_attr = 0o644 << 16
                 archive.writestr(entry, png.tobytes())
@@ -59,52 +52,49 @@ def write_archive(
 
 
 def check_archive(
-    path: str | Path, dataset: SegmentationDataset, samples: Sequence[Sample], *, progress: bool = True
+    path: str | Path, dataset: SegmentationDataset, samples: Samples, *, progress: bool = True
 ) -> list[DataError]:
     """List what the server would refuse or score wrongly; an archive without faults is ready to be uploaded.
 
     Compares number, names, sizes, mode and values with what the images of the samples and the dataset ask for.
     """
-    expected = {dataset.server.file(sample): sample for sample in samples}
+    images = {dataset.server_file(sample): sample.image for sample in samples}
     try:
         with zipfile.ZipFile(path) as archive:
-            return [*_check_names(archive, expected), *_check_files(archive, expected, dataset, progress)]
+            return list(_faults(archive, images, dataset, progress))
     except (OSError, zipfile.BadZipFile) as error:
         return [DataError(path, error, "a readable zip file", "write it again")]
 
 
-def _check_names(archive: zipfile.ZipFile, expected: Mapping[str, Sample]) -> Iterator[DataError]:
-    names = Counter(name for name in archive.namelist() if not name.endswith("/"))
-    for name in sorted(expected.keys() - names.keys()):
-        fix = f"predict {expected[name].image}, and write the archive again"
-        yield DataError(name, "no file", "one", fix)
-    for name in sorted(names.keys() - expected.keys()):
-        example = f"names such as {next(iter(expected), 'none')}"
-        yield DataError(name, "a file of no image of the split", example, "remove it")
-    for name, count in sorted(names.items()):
-        if count > 1:
-            yield DataError(name, f"{count} files", "one", "write the archive again")
-
-
-def _check_files(
-    archive: zipfile.ZipFile, expected: Mapping[str, Sample], dataset: SegmentationDataset, progress: bool
+def _faults(
+    archive: zipfile.ZipFile, images: Mapping[str, Path], dataset: SegmentationDataset, progress: bool
 ) -> Iterator[DataError]:
+    counts = Counter(name for name in archive.namelist() if not name.endswith("/"))
     known = values(dataset.encode(np.arange(dataset.num_classes, dtype=np.uint8)[None]))
-    names = sorted(expected.keys() & set(archive.namelist()))
-    for name in tqdm(names, desc="check", unit="image", disable=not progress):
+    again = "write the archive again"
+    for name in tqdm(sorted(images.keys() | counts.keys()), "check", unit="image", disable=not progress):
+        if counts[name] > 1:
+            yield DataError(name, f"{counts[name]} files", "one", again)
+        if name not in images:
+            example = f"names such as {next(iter(images), 'none')}"
+            yield DataError(name, "a file of no image of the split", example, "remove it")
+            continue
+        if name not in counts:
+            yield DataError(name, "no file", "one", f"predict {images[name]}, and {again}")
+            continue
         try:
             image = Image.open(BytesIO(archive.read(name)))
             image.load()
         except (*NOT_AN_IMAGE, RuntimeError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-            yield DataError(name, f"a damaged file ({error})", "a PNG", "write the archive again")
+            yield DataError(name, f"a damaged file ({error})", "a PNG", again)
             continue
         if (image.format, image.mode) != ("PNG", "L"):
             found = f"{image.format} of mode {image.mode}"
             yield DataError(name, found, "PNG of mode L", "write one channel of 8 bits with a class per pixel")
             continue
-        if image.size != size(expected[name].image)[::-1]:
-            height, width = size(expected[name].image)
-            found, should = f"{image.width}x{image.height} pixels", f"{width}x{height} as {expected[name].image}"
+        height, width = size(images[name])
+        if image.size != (width, height):
+            found, should = f"{image.width}x{image.height} pixels", f"{width}x{height} as {images[name]}"
             yield DataError(name, found, should, "predict at the size of the image")
         if unknown := values(np.asarray(image)) - known:
             should = f"{in_words(known)}, the label values of the classes of {dataset.name}"
@@ -124,20 +114,15 @@ def server_score_template(dataset: SegmentationDataset, split: str) -> list[dict
     Rows without a condition are about all images. Metrics are named as in result.json.
     """
     scores = [("", metric) for metric in mean_metrics(dataset)] + [(name, "iou") for name in dataset.class_names]
-    return [
-        dict(zip(COLUMNS, (split, condition, name, metric, ""), strict=True))
-        for condition in ("", *dataset.conditions)
-        for name, metric in scores
-    ]
+    rows = [(split, condition, *score, "") for condition in ("", *dataset.conditions) for score in scores]
+    return [dict(zip(COLUMNS, row, strict=True)) for row in rows]
 
 
 def read_scores(path: str | Path, dataset: SegmentationDataset) -> dict[str, dict]:
     """Read a filled-in `server_score_template`: by split, the scores as in result.json.
 
-    Values in the file are in %, as servers show them; rows with an empty value are left out.
-
-    Raises:
-        DataError: naming the line: its score is unknown, there twice, or not in %.
+    Values in the file are in %, as servers show them; rows with an empty value are left out. A `DataError` names the
+    line whose score is unknown, there twice, or not in %.
     """
     lines = csv.DictReader(load(Path(path)).decode(errors="replace").splitlines(), restval="", restkey="more")
     template = {tuple(r.values())[:-1] for split in dataset.splits for r in server_score_template(dataset, split)}
@@ -146,8 +131,7 @@ def read_scores(path: str | Path, dataset: SegmentationDataset) -> dict[str, dic
         where = f"{path}, line {number}"
         if tuple(row) != COLUMNS:
             raise DataError(where, f"columns {', '.join(row)}", ", ".join(COLUMNS), "restore the columns")
-        *score, value = row.values()
-        score, value = tuple(score), value.strip()
+        score, value = tuple(row.values())[:-1], row["value"].strip()
         if score not in template or score in shares:
             fault = "a second time" if score in shares else f"no score of {dataset.name}"
             expected = "each row of the template of 05_test_inference once"

@@ -3,41 +3,27 @@
 This room draws what the others compute; only notebooks and the command line use it.
 """
 
-from ovenet_core.figures.curves import LINES, class_shares, training_curves
-from ovenet_core.figures.forest import forest_plot
+from ovenet_core.figures.curves import LINES, class_shares, forest_plot, training_curves
 from ovenet_core.figures.images import (
     TITLES,
-    boundary_pixels,
     class_colours,
-    confidence_image,
     farthest_points,
     gallery,
     label_image,
-    offset_image,
     overlay,
     seed_arrows,
 )
 from ovenet_core.figures.model_pair import Example, open_pair, predict_example
 from ovenet_core.figures.network_figure import network_figure
 from ovenet_core.figures.offset_plots import bounds, calibration, directions, lengths, repairs
-from ovenet_core.figures.qualitative import (
-    COMPARISON,
-    FAILURES,
-    MORE,
-    comparison,
-    file_names,
-    prediction_grid,
-    save,
-    show_predictions,
-)
+from ovenet_core.figures.qualitative import PANELS, comparison, file_names, prediction_grid, save, show_predictions
 from ovenet_core.figures.selection import around, captions, failures, regions, spread, within
 
 # fmt: off
 __all__ = [
-    "COMPARISON", "FAILURES", "LINES", "MORE", "TITLES", "Example", "around", "boundary_pixels", "bounds",
-    "calibration", "captions", "class_colours", "class_shares", "comparison", "confidence_image", "directions",
-    "failures", "farthest_points", "file_names", "forest_plot", "gallery", "label_image", "lengths",
-    "network_figure", "offset_image", "open_pair", "overlay", "predict_example", "prediction_grid", "regions",
+    "LINES", "PANELS", "TITLES", "Example", "around", "bounds", "calibration", "captions", "class_colours",
+    "class_shares", "comparison", "directions", "failures", "farthest_points", "file_names", "forest_plot", "gallery",
+    "label_image", "lengths", "network_figure", "open_pair", "overlay", "predict_example", "prediction_grid", "regions",
     "repairs", "save", "seed_arrows", "show_predictions", "spread", "training_curves", "within",
 ]
 # fmt: on

@@ -12,12 +12,9 @@ import numpy as np
 import seaborn as sns
 import torch
 from jaxtyping import Bool, Float, Integer, UInt8
-from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
-from torchvision.utils import draw_segmentation_masks, flow_to_image
+from torchvision.utils import flow_to_image
 
 from ovenet_core.cross_entropy import IGNORE_INDEX
 from ovenet_core.data import SegmentationDataset
@@ -31,7 +28,6 @@ Codes = Integer[np.ndarray, "height width"]
 Offsets = Float[Tensor, "2 rows columns"]
 Confidence = Float[Tensor, "1 rows columns"] | Float[Tensor, "rows columns"]
 Pixels = Integer[np.ndarray, "n 2"]  # (u, v): column, row
-Batch = Sequence | np.ndarray | Tensor  # one entry per image
 Colours = Mapping[str, Sequence[int]]  # RGB by name
 
 TITLES = {"S_i": "initial $S_i$", "S_s": "seed-based $S_s$", "S_f": "fused $S_f$"}
@@ -40,13 +36,8 @@ BLUE, ORANGE, GREEN, _, PURPLE = sns.color_palette("colorblind", 5)
 
 # What changed at a pixel, and which of two predictions is wrong. The position of a name is its code in `change_map`
 # and `error_map`. The colours can be told apart with any colour vision.
-CHANGE_COLOURS = {
-    "unchanged": (242, 242, 242),
-    "repaired": (0, 114, 178),
-    "degraded": (213, 94, 0),
-    "other error": (240, 200, 60),
-    "ignored": (150, 150, 150),
-}
+CHANGE_COLOURS = {"unchanged": (242, 242, 242), "repaired": (0, 114, 178), "degraded": (213, 94, 0)}
+CHANGE_COLOURS |= {"other error": (240, 200, 60), "ignored": (150, 150, 150)}
 ERROR_NAMES = ("both right", "baseline alone wrong", "OVeNet alone wrong", "both wrong", "ignored")
 ERROR_COLOURS = dict(zip(ERROR_NAMES, CHANGE_COLOURS.values(), strict=True))
 
@@ -54,9 +45,6 @@ ERROR_COLOURS = dict(zip(ERROR_NAMES, CHANGE_COLOURS.values(), strict=True))
 def array(values: np.ndarray | Tensor) -> np.ndarray:
     """Return an array; a tensor may lie on any device."""
     return values.numpy(force=True) if isinstance(values, Tensor) else values
-
-
-# -- Images of labels and predictions
 
 
 def label_image(label: Label, dataset: SegmentationDataset) -> ImageArray:
@@ -67,18 +55,9 @@ def label_image(label: Label, dataset: SegmentationDataset) -> ImageArray:
 
 
 def overlay(image: ImageArray, label: Label, dataset: SegmentationDataset, alpha: float = 0.5) -> ImageArray:
-    """Blend an image with the class colours of its label; ignored pixels stay as they are.
-
-    Args:
-        alpha: share of the class colour, from 0 (the image alone) to 1 (the colours alone).
-    """
-    label = torch.as_tensor(array(label))
-    present = [c for c in label.unique().tolist() if c != IGNORE_INDEX]
-    if not present:
-        return image.copy()
-    masks, colours = torch.stack([label == c for c in present]), [tuple(dataset.colours[c]) for c in present]
-    blended = draw_segmentation_masks(torch.tensor(image).permute(2, 0, 1), masks, alpha, colours)
-    return blended.permute(1, 2, 0).numpy()
+    """Blend an image with `alpha` (0 to 1) of the class colours of its label; ignored pixels stay as they are."""
+    blended = ((1 - alpha) * image + alpha * label_image(label, dataset)).astype(np.uint8)
+    return np.where(array(label)[..., None] == IGNORE_INDEX, image, blended)
 
 
 def error_map(label: Label, before: Label, after: Label) -> Codes:
@@ -98,9 +77,6 @@ def code_image(codes: Codes) -> ImageArray:
     return np.array(list(CHANGE_COLOURS.values()), np.uint8)[codes]
 
 
-# -- Images of offsets and confidence
-
-
 def isotropic(offsets: Offsets) -> Float[Tensor, "2 rows columns"]:
     """Convert offsets to one unit along both axes, half the image's width; angles are then as in the image."""
     height, width = offsets.shape[-2:]
@@ -108,24 +84,18 @@ def isotropic(offsets: Offsets) -> Float[Tensor, "2 rows columns"]:
     return torch.stack([dx, dy * ((height - 1) / max(width - 1, 1))])
 
 
-def reference_length(offsets: Batch, share: float = 0.98) -> float:
-    """Return a reference length for `offset_image`: `share` of all vectors of these fields are no longer."""
+def reference_length(offsets: Sequence | Tensor) -> float:
+    """Return a reference length for `offset_image`: 98% of all vectors of these fields are no longer."""
     lengths = torch.cat([isotropic(field).norm(dim=0).flatten() for field in offsets])
-    return max(float(np.quantile(lengths.numpy(), share)), 0.01)  # a field of nearly zero must look white
+    return max(float(np.quantile(lengths.numpy(), 0.98)), 0.01)  # a field of nearly zero must look white
 
 
 def offset_image(offsets: Offsets, longest: float = 0.5) -> ImageArray:
     """Draw an offset field in the flow colours of Baker et al.: hue is direction, white is zero, longer is stronger.
 
     Strength grows as the square root of the length, so that short offsets can be seen next to long ones on roads.
-
-    Args:
-        offsets: (dx, dy) in normalised image coordinates.
-        longest: vectors of this length or more have full colour, in halves of the image's width. The paper's tau,
-            0.5, is a quarter of the width. Images with the same `longest` are comparable.
-
-    Raises:
-        ConfigError: `longest` is not positive.
+    Offsets are (dx, dy) in normalised image coordinates. Those of length `longest` or more, in halves of the image's
+    width, have full colour; 0.5, the paper's tau, is a quarter of the width. A `longest` <= 0 is a `ConfigError`.
     """
     if longest <= 0:
         raise ConfigError("longest", longest, "more than 0", "give tau or reference_length(offsets)")
@@ -143,32 +113,18 @@ def confidence_image(confidence: Confidence) -> ImageArray:
     return plt.get_cmap("viridis")(values, bytes=True)[..., :3]
 
 
-# -- Seeds
-
-
 def farthest_points(mask: Bool[np.ndarray, "height width"], count: int, seed: int = 0) -> Pixels:
     """Choose at most `count` pixels of the mask, evenly spread: each is the farthest from those before it."""
-    pixels = np.argwhere(mask)[:, ::-1]
-    if len(pixels) == 0 or count <= 0:
-        return np.zeros((0, 2), int)
-    chosen = [np.random.default_rng(seed).integers(len(pixels))]
+    pixels, chosen = np.argwhere(mask)[:, ::-1], []
     distances = np.full(len(pixels), np.inf)
     while len(chosen) < min(count, len(pixels)):
+        chosen.append(distances.argmax() if chosen else np.random.default_rng(seed).integers(len(pixels)))
         distances = np.minimum(distances, ((pixels - pixels[chosen[-1]]) ** 2).sum(axis=1))
-        chosen.append(distances.argmax())
     return pixels[chosen]
 
 
-def boundary_pixels(label: Label, count: int, seed: int = 0) -> Pixels:
-    """Choose at most `count` pixels at class boundaries, evenly spread over the image."""
-    return farthest_points(label_boundary(array(label)), count, seed)
-
-
 def seed_pixels(offsets: Offsets, pixels: Pixels, height: int, width: int) -> Float[np.ndarray, "n 2"]:
-    """Return the seed p + o(p) of each pixel of a height x width image, as (u, v) inside the image.
-
-    A field smaller than the image is interpolated bilinearly.
-    """
+    """Return the seed p + o(p) of each pixel (u, v) of a height x width image, inside it; o is read bilinearly."""
     half = torch.tensor([width - 1, height - 1]) / 2
     positions = torch.from_numpy(np.ascontiguousarray(pixels)) / half - 1
     vectors = resample(offsets.detach().float().cpu()[None], positions.view(1, 1, -1, 2)).view(2, -1).T
@@ -176,7 +132,7 @@ def seed_pixels(offsets: Offsets, pixels: Pixels, height: int, width: int) -> Fl
 
 
 def seed_arrows(
-    ax: Axes, image: ImageArray, offsets: Offsets, pixels: Pixels, size: float = 5, label: Label | None = None
+    ax: plt.Axes, image: ImageArray, offsets: Offsets, pixels: Pixels, size: float = 5, label: Label | None = None
 ) -> None:
     """Draw the image, a dot of `size` points on each of the pixels and an arrow from the pixel to its seed.
 
@@ -195,14 +151,10 @@ def seed_arrows(
     ax.quiver(*pixels.T, *steps.T, angles="xy", scale_units="xy", scale=1, **thick, **rim)
 
 
-# -- Legends
-
-
-def legend(ax: Axes, colours: Colours, columns: int = 1, **options) -> None:
-    """Draw a legend of named colours at the top left of `ax`, which shows nothing else."""
+def legend(ax: plt.Axes, handles: Sequence[Patch], columns: int = 1, **options) -> None:
+    """Draw a legend at the top left of `ax`, which shows nothing else."""
     ax.set_axis_off()
-    place = {"loc": "upper left", "borderaxespad": 0, "frameon": False}
-    box = ax.legend(handles=patches(colours), ncols=columns, **place, **options)
+    box = ax.legend(handles=handles, ncols=columns, loc="upper left", borderaxespad=0, frameon=False, **options)
     box.set_in_layout(False)  # a long legend may reach beyond its axes without squeezing the images
 
 
@@ -211,7 +163,7 @@ def patches(colours: Colours) -> list[Patch]:
     return [Patch(facecolor=np.divide(c, 255), edgecolor="0.4", label=name) for name, c in colours.items()]
 
 
-def offset_wheel(ax: Axes, longest: float = 0.5) -> None:
+def offset_wheel(ax: plt.Axes, longest: float = 0.5) -> None:
     """Draw the legend of `offset_image`: each place has the colour of an offset that points there from the centre."""
     y, x = torch.meshgrid(*[torch.linspace(-1, 1, 201)] * 2, indexing="ij")
     wheel = offset_image(torch.stack([x, y]) * longest, longest)
@@ -223,33 +175,32 @@ def offset_wheel(ax: Axes, longest: float = 0.5) -> None:
     ax.set_title(text, y=-0.05, va="top", size="small")
 
 
-def confidence_bar(ax: Axes) -> None:
+def confidence_bar(ax: plt.Axes) -> None:
     """Draw the legend of `confidence_image` inside `ax`."""
     ax.set_axis_off()
-    colours = plt.cm.ScalarMappable(Normalize(0, 1), "viridis")
+    colours = plt.cm.ScalarMappable(plt.Normalize(0, 1), "viridis")
     bar = ax.figure.colorbar(colours, cax=ax.inset_axes((0.05, 0.75, 0.9, 0.14)), orientation="horizontal")
     bar.set_ticks([0, 0.5, 1], labels=["0\n$S_i$", "0.5", "1\n$S_s$"])
 
 
-def class_colours(labels: Sequence, dataset: SegmentationDataset, share: float = 5e-4) -> dict[str, Sequence[int]]:
-    """Return names and colours of the classes that cover at least `share` of the labels, in order of train id."""
+def class_colours(labels: Sequence, dataset: SegmentationDataset, most: int = 256) -> Colours:
+    """Return colours of the classes with 1/2000 of the pixels, a bound that doubles until at most `most` are left."""
     counts = np.sum([np.bincount(array(label).ravel(), minlength=256) for label in labels], axis=0)
-    present = [c for c in np.flatnonzero(counts >= share * counts.sum()) if c != IGNORE_INDEX]
-    named = {dataset.class_names[c]: dataset.colours[c] for c in present}
-    return named | ({"ignored": (0, 0, 0)} if counts[IGNORE_INDEX] else {})
+    ignored = {"ignored": (0, 0, 0)} if counts[IGNORE_INDEX] else {}
+    total, counts[IGNORE_INDEX] = counts.sum(), 0
+    choices = (np.flatnonzero(counts >= 5e-4 * 2**step * total) for step in range(12))
+    present = next(ids for ids in choices if len(ids) + len(ignored) <= most)
+    return {dataset.class_names[c]: dataset.colours[c] for c in present} | ignored
 
 
-# -- Figures
-
-
-def show(ax: Axes, image: ImageArray, title: str = "") -> None:
+def show(ax: plt.Axes, image: ImageArray, title: str = "") -> None:
     """Show an image without ticks or frame."""
     ax.imshow(image)
     ax.set_title(title)
     ax.set_axis_off()
 
 
-def gallery(images: Batch, columns: int = 4, colours: Colours | None = None) -> Figure:
+def gallery(images: Sequence, columns: int = 4, colours: Colours | None = None) -> plt.Figure:
     """Draw images of any sizes in rows of `columns`; with named colours, their legend below."""
     columns = min(columns, len(images))
     ratios = [image.shape[0] / image.shape[1] for image in images]

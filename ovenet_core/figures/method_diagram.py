@@ -14,8 +14,6 @@ import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from ovenet_core.data import CITYSCAPES, draw_scene
 from ovenet_core.evaluation import distance_to
@@ -27,30 +25,21 @@ from ovenet_core.resampling import labels_at_seeds, resample, seed_positions
 HEIGHT, WIDTH = 192, 320  # of the scene, in pixels
 OVERVIEW_STYLE = {"font.size": 16.5, "axes.titlesize": 16.5, "legend.fontsize": 13}  # sizes in points
 OVERVIEW_STYLE |= {"lines.linewidth": 2, "patch.linewidth": 1.5}
-OVERVIEW = Layout(
-    rows=(5.75, 3.6, 1.35),
-    image=(2.3, 1.38),
-    columns=(1.25, 8.3, 16.3),
-    backbone=Box(3.5, 1.4, 1.4),
-    heads=Box(5.7, 1.5, 1),
-    resample=Box(10.8, 1.9, 1),
-    fuse=Box(11.85, 2.4, 1),
-    logits=(8.3, 12.32, 13.6),
-    paths=(12.85, 12.25, 12.25),
-    texts=("shared\nbackbone\n(HRNet)", "resample\n$C(p + o(p))$"),
-    titles_above=False,
-)
+ROWS, COLUMNS, LOGITS, PATHS = (5.75, 3.6, 1.35), (1.25, 8.3, 16.3), (8.3, 12.32, 13.6), (12.85, 12.25, 12.25)
+BOXES = Box(3.5, 1.4, 1.4), Box(5.7, 1.5, 1), Box(10.8, 1.9, 1), Box(11.85, 2.4, 1)
+TEXTS = "shared\nbackbone\n(HRNet)", "resample\n$C(p + o(p))$"
+OVERVIEW = Layout(ROWS, (2.3, 1.38), COLUMNS, BOXES, LOGITS, PATHS, TEXTS, titles_above=False)
 
 
-def overview(panels: Mapping[str, images.ImageArray]) -> Figure:
+def overview(panels: Mapping[str, images.ImageArray]) -> plt.Figure:
     """Draw the method with the images of `illustration` in it."""
     with plt.rc_context(OVERVIEW_STYLE):
         figure = plt.figure(figsize=(17.55, 6.75))
         ax = figure.add_axes((0, 0, 1, 1))
         diagram(ax, OVERVIEW, panels)
-        for x, y, text in zip(OVERVIEW.logits, OVERVIEW.rows, ("$C$", "$C_s$", "$C_f$"), strict=True):
+        for x, y, text in zip(LOGITS, ROWS, ("$C$", "$C_s$", "$C_f$"), strict=True):
             for shift in (-0.3, -0.38, -0.46):  # a stack of planes, one per class
-                ax.add_patch(Rectangle((x + shift, y + shift + 0.1), 0.76, 0.56, facecolor="white", **EDGE))
+                ax.add_patch(plt.Rectangle((x + shift, y + shift + 0.1), 0.76, 0.56, facecolor="white", **EDGE))
             ax.text(x - 0.08, y - 0.08, text, ha="center", va="center", fontsize=20, zorder=4)
         ax.set(xlim=(0, 17.55), ylim=(0, 6.75))
         ax.set_axis_off()
@@ -72,12 +61,9 @@ def illustration(seed: int = 12) -> dict[str, images.ImageArray]:
     confidence = torch.from_numpy(cv2.GaussianBlur(0.05 + 0.9 * agree, (0, 0), 2))[None, None]
     seed_based = resample(initial, seed_positions(offsets))
     scores = {"S_i": initial, "S_s": seed_based, "S_f": fuse(initial, seed_based, confidence)}
-    return {
-        "input": scene.image,
-        "offsets": images.offset_image(offsets[0], images.reference_length(offsets)),
-        "confidence": images.confidence_image(confidence[0]),
-        **{name: images.label_image(score[0].argmax(0), CITYSCAPES) for name, score in scores.items()},
-    }
+    panels = {name: images.label_image(score[0].argmax(0), CITYSCAPES) for name, score in scores.items()}
+    panels["offsets"] = images.offset_image(offsets[0], images.reference_length(offsets))
+    return panels | {"input": scene.image, "confidence": images.confidence_image(confidence[0])}
 
 
 def away_from_boundaries(label: np.ndarray, reach: float = 9.0) -> np.ndarray:

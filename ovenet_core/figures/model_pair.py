@@ -46,11 +46,7 @@ class Example:
 
 
 def predict_example(network: nn.Module, image: ImageArray, label: Label | None = None, **predict_options) -> Example:
-    """Predict one image with a network in evaluation mode.
-
-    Args:
-        predict_options: as `evaluation.predict` takes them, such as `image_size` and `channels_last`.
-    """
+    """Predict one image with a network in evaluation mode, with options of `evaluation.predict`."""
     prediction = predict(network, image, **predict_options)
     maps = {name: array(ids) for name, ids in classes(prediction, image.shape[:2]).items()}
     return Example(image, label, maps, prediction)
@@ -84,15 +80,8 @@ class ModelPair:
     def scores(self, samples: Sequence[Sample], score: str = "miou", progress: bool = True) -> pd.DataFrame:
         """Score every image in %, from the largest gain of OVeNet to its largest loss, equal ones by name.
 
-        Args:
-            score: "miou", over the classes in an image's label or prediction, or "pixel_accuracy".
-
-        Returns:
-            A row for each image that has labelled pixels: baseline, S_i, S_f, gain (S_f minus baseline), rank.
-
-        Raises:
-            ConfigError: another score.
-            DataError: as `evaluate`.
+        The score is "miou", over the classes in an image's label or prediction, or "pixel_accuracy"; another one is a
+        `ConfigError`. Each image with labelled pixels has a row: baseline, S_i, S_f, gain (S_f minus baseline), rank.
         """
         if score not in SCORE_NAMES:
             raise ConfigError("score", repr(score), " or ".join(map(repr, SCORE_NAMES)), "choose one of them")
@@ -121,11 +110,11 @@ def open_pair(
     pair = ModelPair(dataset, *(load_trained(run, device=device) for run in (baseline_run, ovenet_run)))
     (baseline, _), (ovenet, _) = pair.baseline, pair.ovenet
     if baseline.branch_stage is not None:
-        fix = "give a run of hrnet or hrnet-ocr"
-        raise ConfigError("baseline_run", f"a run of OVeNet ({baseline_run})", "a baseline without offsets", fix)
+        found = f"a run of OVeNet ({baseline_run})"
+        raise ConfigError("baseline_run", found, "a baseline without offsets", "give a run of hrnet or hrnet-ocr")
     if ovenet.branch_stage is None:
-        fix = "give a run of ovenet or ovenet-ocr"
-        raise ConfigError("ovenet_run", f"a run without offsets ({ovenet_run})", "a run of OVeNet", fix)
+        found = f"a run without offsets ({ovenet_run})"
+        raise ConfigError("ovenet_run", found, "a run of OVeNet", "give a run of ovenet or ovenet-ocr")
     if baseline.benchmark != ovenet.benchmark:
         trained = f"a run on {ovenet.benchmark}", f"one on {baseline.benchmark}, as {baseline_run}"
         raise DataError(ovenet_run, *trained, "give two runs on one dataset")

@@ -8,44 +8,23 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from ovenet_core.data import SegmentationDataset
 from ovenet_core.figures import images
 from ovenet_core.figures.model_pair import Example
-from ovenet_core.figures.qualitative import (
-    GAP,
-    LEGENDS,
-    LINE,
-    PAGE_STYLE,
-    PAGE_WIDTH,
-    Page,
-    draw_legends,
-    edge,
-    panel_image,
-)
+from ovenet_core.figures.qualitative import GAP, LEGENDS, LINE, PAGE_STYLE, PAGE_WIDTH, Page, edge, outline, panel_image
 from ovenet_core.figures.selection import Region, around, regions, within
 
 BACKBONE, SEMANTIC, OFFSET, METHOD = "#dde1e8", "#cfe3f2", "#fbdcc4", "#d6ecdf"  # colours of the boxes
 EDGE = {"edgecolor": "0.25", "zorder": 3}
-IMAGE_TITLES = {
-    "input": "input",
-    "label": "label",
-    "offsets": "offsets $o$",
-    "confidence": "confidence $F$",
-    "S_i": "$S_i$, initial",
-    "S_s": "$S_s$, seed-based",
-    "S_f": "$S_f$, fused",
-}
+IMAGE_TITLES = {"input": "input", "label": "label", "offsets": "offsets $o$", "confidence": "confidence $F$"}
+IMAGE_TITLES |= {"S_i": "$S_i$, initial", "S_s": "$S_s$, seed-based", "S_f": "$S_f$, fused"}
 ZOOMED_TITLES = {"seeds": "seeds $p + o(p)$", "S_i": "$S_i$", "S_s": "$S_s$", "S_f": "$S_f$", "label": "label"}
 ZOOMED_TITLES |= {"fusion": "$S_i$ to $S_f$"}
+TENSORS = ("offsets", "confidence")
 
-
-# -- The diagram
+Point = tuple[float, float]
 
 
 class Box(NamedTuple):
@@ -70,29 +49,20 @@ class Layout(NamedTuple):
     rows: tuple[float, float, float]  # y of S_i, S_s, S_f and of all that is in a row with them
     image: tuple[float, float]  # width and height
     columns: tuple[float, float, float]  # x of the input, of o and F, and of the predictions
-    backbone: Box
-    heads: Box
-    resample: Box
-    fuse: Box
+    boxes: tuple[Box, Box, Box, Box]  # backbone, heads, resampling and fusion
     logits: tuple[float, float, float]  # x of C, C_s and C_f
     paths: tuple[float, float, float]  # x of the line from C to the fusion, and of the start and end of that from C_s
     texts: tuple[str, str]  # in the boxes of the backbone and of the resampling
     titles_above: bool  # whether names of images are above them
 
-    def places(self) -> dict[str, tuple[float, float]]:
-        """The centre of each image."""
-        (top, middle, bottom), (left, inside, right) = self.rows, self.columns
-        places = {"input": (left, (top + middle) / 2), "label": (left, bottom)}
-        places |= {"offsets": (inside, middle), "confidence": (inside, bottom)}
-        return places | {"S_i": (right, top), "S_s": (right, middle), "S_f": (right, bottom)}
 
-
-def diagram(ax: Axes, layout: Layout, panels: Mapping[str, images.ImageArray]) -> None:
+def diagram(ax: plt.Axes, layout: Layout, panels: Mapping[str, images.ImageArray]) -> None:
     """Draw the network and equations 2 and 4 with these images, named as `IMAGE_TITLES`."""
     (top, middle, bottom), (initial_path, seed_start, seed_end) = layout.rows, layout.paths
-    backbone, heads, resample, fuse, (width, height) = *layout[3:7], layout.image
+    (backbone, heads, resample, fuse), (width, height) = layout.boxes, layout.image
     image, tensors, predictions = (Box(x, width, height) for x in layout.columns)
-    centre, low, roof, unit = (top + middle) / 2, (middle + bottom) / 2, bottom + fuse.height / 2, line_width()
+    centre, low, roof = (top + middle) / 2, (middle + bottom) / 2, bottom + fuse.height / 2
+    unit = plt.rcParams["lines.linewidth"]
     arrow(ax, (image.right, centre), (backbone.left, centre))
     fork(ax, backbone.right, centre, heads.left, (top, low))
     fork(ax, heads.right, low, tensors.left, (middle, bottom))
@@ -112,73 +82,58 @@ def diagram(ax: Axes, layout: Layout, panels: Mapping[str, images.ImageArray]) -
     box(ax, heads, low, "offset\nhead", OFFSET)
     box(ax, resample, middle, layout.texts[1], METHOD)
     box(ax, fuse, bottom, "fuse\n$(1 - F)\\,C + F\\,C_s$", METHOD)
+    places = {"input": (image.x, centre), "label": (image.x, bottom), "offsets": (tensors.x, middle)}
+    places |= {"confidence": (tensors.x, bottom), "S_i": (predictions.x, top)}
+    places |= {"S_s": (predictions.x, middle), "S_f": (predictions.x, bottom)}
     for name, pixels in panels.items():
-        image_box(ax, layout.places()[name], pixels, IMAGE_TITLES[name], width, layout.titles_above)
+        image_box(ax, places[name], pixels, IMAGE_TITLES[name], width, layout.titles_above)
 
 
-def line_width() -> float:
-    """Return the width of lines, with which arrowheads and gaps grow."""
-    return plt.rcParams["lines.linewidth"]
-
-
-def box(ax: Axes, place: Box, y: float, text: str, colour: str) -> None:
+def box(ax: plt.Axes, place: Box, y: float, text: str, colour: str) -> None:
     """Draw a rounded box with text."""
-    shape = {"boxstyle": f"round,pad=0,rounding_size={0.06 * line_width()}", "facecolor": colour}
-    ax.add_patch(FancyBboxPatch((place.left, y - place.height / 2), place.width, place.height, **shape, **EDGE))
+    shape = f"round,pad=0,rounding_size={0.06 * plt.rcParams['lines.linewidth']}"
+    corner, size = (place.left, y - place.height / 2), (place.width, place.height)
+    ax.add_patch(FancyBboxPatch(corner, *size, boxstyle=shape, facecolor=colour, **EDGE))
     ax.text(place.x, y, text, ha="center", va="center", linespacing=1.4, zorder=4)
 
 
-def arrow(ax: Axes, *points: tuple[float, float]) -> None:
+def arrow(ax: plt.Axes, *points: Point) -> None:
     """Draw an arrow through the points."""
-    (x, y), line = zip(*points, strict=True), {"color": "0.25", "linewidth": line_width()}
+    (x, y), line = zip(*points, strict=True), {"color": "0.25", "linewidth": plt.rcParams["lines.linewidth"]}
     ax.plot(x, y, solid_joinstyle="miter", zorder=1, **line)
     head = {"arrowstyle": "-|>", "mutation_scale": 11 * line["linewidth"], "shrinkA": 0, "shrinkB": 0}
     ax.add_patch(FancyArrowPatch(points[-2], points[-1], **head, **line, zorder=2))
 
 
-def fork(ax: Axes, start: float, y: float, end: float, rows: Sequence[float]) -> None:
+def fork(ax: plt.Axes, start: float, y: float, end: float, rows: Sequence[float]) -> None:
     """Draw arrows from (start, y) to x = end in several rows."""
     bend = start + 0.4 * (end - start)
     for row in rows:
         arrow(ax, (start, y), (bend, y), (bend, row), (end, row))
 
 
-def image_box(
-    ax: Axes, centre: tuple[float, float], pixels: images.ImageArray, title: str, width: float, above: bool
-) -> None:
+def image_box(ax: plt.Axes, centre: Point, pixels: images.ImageArray, title: str, width: float, above: bool) -> None:
     """Draw a framed image with its title; a portrait is as high as others are wide."""
     (x, y), ratio = centre, pixels.shape[0] / pixels.shape[1]
     width /= max(ratio, 1)
     height = width * ratio
     ax.imshow(pixels, extent=(x - width / 2, x + width / 2, y - height / 2, y + height / 2), zorder=3)
-    ax.add_patch(Rectangle((x - width / 2, y - height / 2), width, height, fill=False, **EDGE))
-    pad = 0.04 * line_width()
+    ax.add_patch(plt.Rectangle((x - width / 2, y - height / 2), width, height, fill=False, **EDGE))
+    pad = 0.04 * plt.rcParams["lines.linewidth"]
     place = {"va": "baseline", "y": y + height / 2 + pad} if above else {"va": "top", "y": y - height / 2 - pad}
     ax.text(x, s=title, ha="center", fontsize=plt.rcParams["axes.titlesize"], **place)
-
-
-# -- Figures 1 and 2
 
 
 def page_layout(ratio: float) -> Layout:
     """Lay out the diagram on a printed page, for images of this height / width."""
     pitch, lowest = 0.92 * ratio + 0.36, 0.46 * ratio + 0.09
-    return Layout(
-        rows=(lowest + 2 * pitch, lowest + pitch, lowest),
-        image=(0.92, 0.92 * ratio),
-        columns=(0.51, 3.0, 6.49),
-        backbone=Box(1.35, 0.5, 0.5),
-        heads=Box(2.1, 0.62, 0.42),
-        resample=Box(4.24, 0.64, 0.5),
-        fuse=Box(4.09, 0.94, 0.42),
-        logits=(3.0, 5.16, 5.16),
-        paths=(3.72, 4.85, 4.35),
-        texts=("HRNet", "resample\nat\n$p + o(p)$"),
-        titles_above=True,
-    )
+    rows, columns = (lowest + 2 * pitch, lowest + pitch, lowest), (0.51, 3.0, 6.49)
+    boxes = Box(1.35, 0.5, 0.5), Box(2.1, 0.62, 0.42), Box(4.24, 0.64, 0.5), Box(4.09, 0.94, 0.42)
+    logits, paths, texts = (3.0, 5.16, 5.16), (3.72, 4.85, 4.35), ("HRNet", "resample\nat\n$p + o(p)$")
+    return Layout(rows, (0.92, 0.92 * ratio), columns, boxes, logits, paths, texts, titles_above=True)
 
 
-def network_figure(example: Example, dataset: SegmentationDataset) -> Figure:
+def network_figure(example: Example, dataset: SegmentationDataset) -> plt.Figure:
     """Draw Figures 1 and 2: the network, with the tensors that it computes for one image.
 
     The panels below zoom in on the largest region that fusion repaired (or changed, if it repaired thin lines alone),
@@ -192,35 +147,40 @@ def network_figure(example: Example, dataset: SegmentationDataset) -> Figure:
     changed = example.changed_by_fusion
     repaired = changed & (example.maps["S_f"] == example.label)
     part = around((*regions(repaired, 1), *regions(changed, 1), (0, 0, width, height))[0], height, width)
+    left, upper, wide, high = part
     with plt.rc_context(PAGE_STYLE):
         page = Page(tall + 2 * LINE + zoom * ratio + 0.2 + LEGENDS)
         ax = page.axes(0, 0, PAGE_WIDTH, tall)
         diagram(ax, layout, {name: panel_image(name, example, dataset, longest) for name in IMAGE_TITLES})
-        for name in ("input", "label", "S_i", "S_s", "S_f"):
-            outline_part(ax, layout.places()[name], part, (height, width), layout.image[0])
+        for image in (drawn for name, drawn in zip(IMAGE_TITLES, ax.images, strict=True) if name not in TENSORS):
+            x, right, _, y = image.get_extent()
+            scale = (right - x) / width
+            corner = x + scale * left, y - scale * (upper + high)
+            outline(ax, corner, scale * wide, scale * high, edgecolor="black", linewidth=0.8)
         channels = changed_classes(example, part, min(3, dataset.num_classes))
         scale = draw_logits(ax, layout, example, channels)
         ax.set(xlim=(0, PAGE_WIDTH), ylim=(0, tall))
         ax.set_axis_off()
         words = "pixels that fusion changed, with arrows to their seeds; predictions; label; what fusion did."
         page.text(tall, f"The framed region, zoomed: {words}")
-        left, upper, wide, high = part
         top = tall + 2 * LINE
         for position, (name, title) in enumerate(ZOOMED_TITLES.items()):
-            place = GAP + position * (zoom + GAP), top, zoom, zoom * ratio
+            ax = page.axes(GAP + position * (zoom + GAP), top, zoom, zoom * ratio)
             if name == "seeds":
-                ax, pixels = page.axes(*place), images.farthest_points(within(changed, part), 15)
+                pixels = images.farthest_points(within(changed, part), 15)
                 images.seed_arrows(ax, example.image, example.prediction.offsets[0], pixels, 2.5, example.label)
-                edge(ax)
-                ax.set_title(title)
             else:
-                ax = page.panel(place, panel_image(name, example, dataset, longest), (height, width), title)
+                images.show(ax, panel_image(name, example, dataset, longest))
+            edge(ax)
             ax.images[0].set_interpolation("nearest")
-            ax.set(xlim=(left - 0.5, left + wide - 0.5), ylim=(upper + high - 0.5, upper - 0.5))
+            ax.set(title=title, xlim=(left - 0.5, left + wide - 0.5), ylim=(upper + high - 0.5, upper - 0.5))
         top += zoom * ratio + 0.08
-        draw_legends(page, top, [example], dataset, {"offsets", "confidence", *ZOOMED_TITLES}, longest)
-        names = [dataset.class_names[c] for c in channels]
-        logit_bar(page.axes(PAGE_WIDTH - 2.55, top + 0.53, 0.8, 0.1), scale, names)
+        page.legends(top, [example], dataset, {*TENSORS, *ZOOMED_TITLES}, longest)
+        mappable, cax = plt.cm.ScalarMappable(scale, "magma"), page.axes(PAGE_WIDTH - 2.55, top + 0.53, 0.8, 0.1)
+        bar = page.figure.colorbar(mappable, cax=cax, orientation="horizontal")
+        bar.set_ticks([np.ceil(scale.vmin), np.floor(scale.vmax)])
+        first, *others = (dataset.class_names[c] for c in channels)
+        bar.set_label(f"logits of {first};\nbehind: " + ",\n".join(others), fontsize=7, labelpad=1)
     return page.figure
 
 
@@ -235,12 +195,12 @@ def changed_classes(example: Example, part: Region, count: int = 3) -> list[int]
     return np.lexsort((-covered, -given, -taken - given))[:count].tolist()
 
 
-def draw_logits(ax: Axes, layout: Layout, example: Example, channels: Sequence[int]) -> Normalize:
+def draw_logits(ax: plt.Axes, layout: Layout, example: Example, channels: Sequence[int]) -> plt.Normalize:
     """Draw these channels of C, C_s and C_f as stacks of images, the first in front; return their common scale."""
     titles = {"S_i": "logits $C$", "S_s": "$C_s$, at the seeds", "S_f": "$C_f$, fused"}
     outputs, width, step = example.prediction.outputs(), layout.image[0], 0.06
     logits = {name: images.array(outputs[name].main[0, channels].float()) for name in titles}
-    scale = Normalize(min(map(np.min, logits.values())), max(map(np.max, logits.values())))
+    scale = plt.Normalize(min(map(np.min, logits.values())), max(map(np.max, logits.values())))
     for (name, planes), x, y in zip(logits.items(), layout.logits, layout.rows, strict=True):
         last, title = len(planes) - 1, titles[name]
         arrow(ax, (x - width / 2 - 0.13, y), (x - width / 2, y))
@@ -249,20 +209,3 @@ def draw_logits(ax: Axes, layout: Layout, example: Example, channels: Sequence[i
             centre = x + shift, y + shift
             image_box(ax, centre, pixels, title if i == last else "", width - step * last, layout.titles_above)
     return scale
-
-
-def outline_part(ax: Axes, centre: tuple[float, float], part: Region, size: tuple[int, int], side: float) -> None:
-    """Outline the part of an image of the diagram that is zoomed below."""
-    height, width = size
-    scale = side * min(width / height, 1) / width
-    left, top, wide, high = (scale * n for n in part)
-    corner = centre[0] - scale * width / 2 + left, centre[1] + scale * height / 2 - top - high
-    for style in ({"edgecolor": "white", "linewidth": 1.8}, {"edgecolor": "black", "linewidth": 0.8}):
-        ax.add_patch(Rectangle(corner, wide, high, fill=False, zorder=4, **style))
-
-
-def logit_bar(ax: Axes, scale: Normalize, names: Sequence[str]) -> None:
-    """Draw the legend of the logits of these classes."""
-    bar = ax.figure.colorbar(ScalarMappable(scale, "magma"), cax=ax, orientation="horizontal")
-    bar.set_ticks([np.ceil(scale.vmin), np.floor(scale.vmax)])
-    bar.set_label(f"logits of {names[0]};\nbehind: " + ",\n".join(names[1:]), fontsize=7, labelpad=1)

@@ -1,6 +1,6 @@
 """Figures of what offsets and confidence do, from the tables of an `Analysis`. Each function draws a whole figure.
 
-The style of a line or bar is (name, colour, dashes and marker).
+The `styles` of lines or bars are (name, colour, dashes and marker) by column of a table.
 """
 
 from collections.abc import Mapping
@@ -8,10 +8,7 @@ from contextlib import contextmanager
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from ovenet_core.figures.images import BLUE, GREEN, ORANGE, PURPLE, TITLES
 from ovenet_core.study import DISTANCES, ORACLE_SEEDS, SHARES, Analysis
@@ -22,8 +19,6 @@ TICKS = tuple(name.replace("below ", "< ").replace(" to ", "–").replace(" or m
 PARTS = {"below 4 px": ((0, 3), ORANGE), "4 to 16 px": ((3, 5), GREEN), "16 px or more": ((5, 7), BLUE)}
 MAX_CLASSES = 25  # in a figure
 
-Styles = Mapping[str, tuple[str, str | tuple[float, float, float], str]]  # by column of a table
-
 
 @contextmanager
 def panels(columns: int, height: float = 4.6):
@@ -32,13 +27,9 @@ def panels(columns: int, height: float = 4.6):
         yield plt.subplots(1, columns, figsize=(16, height), layout="constrained")
 
 
-def by_distance(analysis: Analysis, condition: str = "all") -> pd.DataFrame:
-    """Return the table of all distances, one row each."""
-    return analysis.table.loc[condition].loc["distance"].loc[list(DISTANCES)]
-
-
-def lines(ax: Axes, table: pd.DataFrame, styles: Styles, title: str, scale: float = 1.0) -> None:
-    """Draw columns of a table by distance."""
+def lines(ax: plt.Axes, analysis: Analysis, styles: Mapping, title: str, scale: float = 1.0) -> None:
+    """Draw columns of the table by distance."""
+    table = analysis.table.loc["all"].loc["distance"].loc[list(DISTANCES)]
     for column, (name, colour, dashes) in styles.items():
         ax.plot(range(len(table)), scale * table[column], dashes, color=colour, label=name, linewidth=2)
     ax.set_xticks(range(len(TICKS)), TICKS)
@@ -46,30 +37,25 @@ def lines(ax: Axes, table: pd.DataFrame, styles: Styles, title: str, scale: floa
     ax.legend()
 
 
-def bars(ax: Axes, table: pd.DataFrame, styles: Styles, title: str, scale: float = 1.0) -> None:
-    """Draw columns of a table as horizontal bars, the first row on top."""
-    height, rows = 0.8 / len(styles), np.arange(len(table))
-    for place, (column, (name, colour, _)) in enumerate(styles.items()):
-        middle = rows + height * (place - (len(styles) - 1) / 2)
-        ax.barh(middle, scale * table[column], height, color=colour, label=name)
-    ax.set_yticks(rows, table.index)
-    ax.set(ylim=(len(table) - 0.4, -0.6), title=title)
-    ax.grid(False, axis="y")
-    ax.legend()
-
-
-def distance_and_class(analysis: Analysis, styles: Styles, titles: tuple[str, str], scale: float = 1.0) -> Figure:
+def distance_and_class(analysis: Analysis, styles: Mapping, titles: tuple[str, str], scale: float = 1.0) -> plt.Figure:
     """Draw columns of the tables by distance and by class; of many classes those with most pixels."""
     table = analysis.table.loc["all"].loc["class"]
     classes = table.loc[table.index.isin(table["pixels"].nlargest(MAX_CLASSES).index)]
     with panels(2, max(4.6, 0.36 * len(classes))) as (figure, axes):
-        lines(axes[0], by_distance(analysis), styles, titles[0], scale)
+        lines(axes[0], analysis, styles, titles[0], scale)
         axes[0].set_ylim(bottom=0)
-        bars(axes[1], classes, styles, titles[1], scale)
+        height, rows = 0.8 / len(styles), np.arange(len(classes))
+        for place, (column, (name, colour, _)) in enumerate(styles.items()):
+            middle = rows + height * (place - (len(styles) - 1) / 2)
+            axes[1].barh(middle, scale * classes[column], height, color=colour, label=name)
+        axes[1].set_yticks(rows, classes.index)
+        axes[1].set(ylim=(len(classes) - 0.4, -0.6), title=titles[1])
+        axes[1].grid(False, axis="y")
+        axes[1].legend()
     return figure
 
 
-def lengths(analysis: Analysis) -> Figure:
+def lengths(analysis: Analysis) -> plt.Figure:
     """(a) Draw the length of the offsets, by distance and by class."""
     styles = {"length_median": ("half of them are shorter", BLUE, "-o"), "length_90": ("90% are shorter", GREY, "--s")}
     titles = "length of the offsets, pixels, by distance", "by class of the pixel's label"
@@ -78,16 +64,12 @@ def lengths(analysis: Analysis) -> Figure:
     return figure
 
 
-def directions(analysis: Analysis) -> Figure:
+def directions(analysis: Analysis) -> plt.Figure:
     """(b) Draw where the offsets point, and what they find there, against random directions."""
-    table = by_distance(analysis)
     gains = {"seed_gain": ("offsets", BLUE, "-o"), "random_gain": ("random directions", GREY, "--s")}
-    shares = {
-        "seed_same": ("seed of the same class", BLUE, "-o"),
-        "random_same": ("… random direction", GREY, "-s"),
-        "seed_deeper": ("same class and deeper inside", BLUE, "--o"),
-        "random_deeper": ("… random direction", GREY, "--s"),
-    }
+    shares = {"seed_same": ("seed of the same class", BLUE, "-o"), "random_same": ("… random direction", GREY, "-s")}
+    shares["seed_deeper"] = ("same class and deeper inside", BLUE, "--o")
+    shares["random_deeper"] = ("… random direction", GREY, "--s")
     with panels(3) as (figure, axes):
         for name, (part, colour) in PARTS.items():
             angles = 100 * analysis.angle_shares(*part)
@@ -96,20 +78,17 @@ def directions(analysis: Analysis) -> Figure:
         axes[0].set_xticks([0, 90, 180], ["0°\naway from\nboundary", "90°\nalong it", "180°\ntowards\nboundary"])
         axes[0].set(ylim=(0, None), title="% of the offsets by direction")
         axes[0].legend(title="distance")
-        lines(axes[1], table, gains, "gain: how much further from\nthe boundary the seed is, pixels")
+        lines(axes[1], analysis, gains, "gain: how much further from\nthe boundary the seed is, pixels")
         axes[1].axhline(0, color="black", linewidth=1)
-        lines(axes[2], table, shares, "% of the seeds", 100)
+        lines(axes[2], analysis, shares, "% of the seeds", 100)
         axes[2].set_ylim(0, 102)
     return figure
 
 
-def calibration(analysis: Analysis) -> Figure:
+def calibration(analysis: Analysis) -> plt.Figure:
     """(c) Draw confidence F against the share of seeds with their pixel's label: reliability, pixels, by distance."""
-    styles = {
-        "confidence": ("mean $F$", PURPLE, "-o"),
-        "calibration_error": ("calibration error", GREY, ":s"),
-        "seed_has_label": ("share of seeds with the label", "0.2", "--D"),
-    }
+    styles = {"confidence": ("mean $F$", PURPLE, "-o"), "calibration_error": ("calibration error", GREY, ":s")}
+    styles["seed_has_label"] = ("share of seeds with the label", "0.2", "--D")
     with panels(3) as (figure, axes):
         for name, (part, colour) in (PARTS | {"all": ((0, len(DISTANCES)), "black")}).items():
             bins = analysis.reliability(*part)
@@ -123,32 +102,30 @@ def calibration(analysis: Analysis) -> Figure:
         axes[0].set(xlim=(low, 1.01), ylim=(low, 1.01), xlabel="confidence $F$", title=title)
         axes[1].set(xlim=(0, 1.02), ylim=(0, None), xlabel="confidence $F$", title="% of the pixels by $F$")
         axes[1].legend(*axes[0].get_legend_handles_labels(), title="distance, here and on the left", loc="upper left")
-        lines(axes[2], by_distance(analysis), styles, "by distance")
+        lines(axes[2], analysis, styles, "by distance")
         axes[2].set_ylim(0, 1.02)
     return figure
 
 
-def repairs(analysis: Analysis) -> Figure:
+def repairs(analysis: Analysis) -> plt.Figure:
     """(d) Draw what fusion repaired and degraded, by distance and by class, in % of the pixels there."""
     styles = {"repaired": ("repaired", BLUE, "-o"), "degraded": ("degraded", ORANGE, "--s")}
     titles = "% of the pixels at that distance", "% of the pixels of the class"
     return distance_and_class(analysis, styles, titles, 100)
 
 
-def bounds(analysis: Analysis, condition: str = "all") -> Figure:
+def bounds(analysis: Analysis) -> plt.Figure:
     """(f) Draw accuracy by distance and mIoU, of the predictions and of the oracles; the oracle seed by its reach."""
-    styles = {
-        "S_i": (TITLES["S_i"], BLUE, ":o"),
-        "S_f": (TITLES["S_f"], GREEN, "-D"),
-        "oracle confidence": ("oracle confidence", PURPLE, "--^"),
-    }
+    styles = {"S_i": (TITLES["S_i"], BLUE, ":o"), "S_f": (TITLES["S_f"], GREEN, "-D")}
+    styles["oracle confidence"] = ("oracle confidence", PURPLE, "--^")
     seed = {f"accuracy {ORACLE_SEEDS[0]}": (r"oracle seed within $\tau$/16", GREY, "--s")}
-    scores = 100 * analysis.scores.loc[condition, "miou"]
+    scores = 100 * analysis.scores.loc["all", "miou"]
     with panels(2) as (figure, axes):
         right = {f"accuracy {name}": style for name, style in styles.items()} | seed
-        lines(axes[0], by_distance(analysis, condition), right, "% of the pixels that are right", 100)
-        within_reach = {"color": GREY, "label": "oracle seed within reach", "linewidth": 2}
-        axes[1].plot(SHARES, scores[list(ORACLE_SEEDS)], "--s", **within_reach)
+        lines(axes[0], analysis, right, "% of the pixels that are right", 100)
+        axes[1].plot(
+            SHARES, scores[list(ORACLE_SEEDS)], "--s", color=GREY, label="oracle seed within reach", linewidth=2
+        )
         for name, (text, colour, dashes) in styles.items():
             axes[1].axhline(scores[name], linestyle=dashes[:-1], color=colour, label=text, linewidth=2)
         axes[1].set_xscale("log", base=2)

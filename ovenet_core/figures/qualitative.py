@@ -11,9 +11,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
 from torch import nn
 
 from ovenet_core.cross_entropy import IGNORE_INDEX
@@ -21,95 +19,59 @@ from ovenet_core.data import DATASETS, Sample, SegmentationDataset
 from ovenet_core.figures import images
 from ovenet_core.figures.images import CHANGE_COLOURS, ERROR_COLOURS, TITLES
 from ovenet_core.figures.model_pair import Example, predict_example
-from ovenet_core.figures.selection import Region, improves, regions
+from ovenet_core.figures.selection import improves, regions
 from ovenet_core.utils import DataError, write_atomically
 
 PAGE_WIDTH, PAGE_HEIGHT = 7.0, 8.8  # inches: the text of a printed page
-DPI = 300
-PAGE_STYLE = {  # sizes in points; what the legends call "small", 1/1.2 of 8.5, is the smallest text
-    "font.size": 8.5,
-    "axes.titlesize": 8,
-    "axes.titlepad": 2.5,
-    "legend.fontsize": 7,
-    "xtick.labelsize": 7,
-    "xtick.major.size": 2,
-    "xtick.major.pad": 2,
-    "axes.linewidth": 0.6,
-    "lines.linewidth": 0.9,
-    "patch.linewidth": 0.6,
-    "lines.markersize": 3,
-    "legend.labelspacing": 0.25,
-    "legend.handleheight": 0.9,
-    "legend.handlelength": 1,
-    "legend.columnspacing": 1,
-    "pdf.fonttype": 42,
-}
+# Sizes in points; what the legends call "small", 1/1.2 of 8.5, is the smallest text.
+PAGE_STYLE = {"font.size": 8.5, "axes.titlesize": 8, "axes.titlepad": 2.5, "axes.linewidth": 0.6, "pdf.fonttype": 42}
+PAGE_STYLE |= {"lines.linewidth": 0.9, "lines.markersize": 3, "patch.linewidth": 0.6, "legend.fontsize": 7}
+PAGE_STYLE |= {"xtick.labelsize": 7, "xtick.major.size": 2, "xtick.major.pad": 2, "legend.columnspacing": 1}
+PAGE_STYLE |= {"legend.labelspacing": 0.25, "legend.handleheight": 0.9, "legend.handlelength": 1}
 GAP, LINE, LEGENDS = 0.05, 0.17, 1.2  # inches: between images, a line of text above them, the legends below
 
-# The panels of each example, row by row, as `panel_image` names them.
-COMPARISON = (("input", "label", "baseline", "S_f"), ("S_i", "offsets", "confidence", "change"))
-MORE = (("input", "label", "baseline", "S_f", "change"),)
-FAILURES = (("input", "label", "baseline", "S_f", "wrong"),)
-PANEL_TITLES = TITLES | {
-    "overlay": "laid over it",
-    "offsets": "offsets $o$",
-    "confidence": "confidence $F$",
-    "fusion": "what fusion did",
-    "wrong": "errors",
+PANELS = {  # of each example in a figure, row by row, as `panel_image` names them
+    "comparison": (("input", "label", "baseline", "S_f"), ("S_i", "offsets", "confidence", "change")),
+    "more": (("input", "label", "baseline", "S_f", "change"),),
+    "failures": (("input", "label", "baseline", "S_f", "wrong"),),
 }
+PANEL_TITLES = TITLES | {"offsets": "offsets $o$", "confidence": "confidence $F$", "fusion": "what fusion did"}
+PANEL_TITLES |= {"overlay": "laid over it", "wrong": "errors"}
 
 
 def panel_image(panel: str, example: Example, dataset: SegmentationDataset, longest: float | None) -> images.ImageArray:
-    """Draw one panel of an example: one of the names below, or the name of one of its maps.
-
-    Args:
-        longest: offsets of this length have full colour, as in `images.offset_image`.
-    """
-    label, maps, prediction = example.label, example.maps, example.prediction
+    """Draw one panel of an example: one of the names below, its label or one of its maps."""
+    maps = {"label": example.label, **example.maps}
     match panel:
         case "input":
             return example.image
-        case "label":
-            return images.label_image(label, dataset)
         case "overlay":  # of the final prediction, else of the label
-            return images.overlay(example.image, list(maps.values())[-1] if maps else label, dataset)
+            return images.overlay(example.image, list(maps.values())[-1], dataset)
         case "offsets":
-            return images.offset_image(prediction.offsets[0], longest)
+            return images.offset_image(example.prediction.offsets[0], longest)
         case "confidence":
-            return images.confidence_image(prediction.confidence[0])
-        case "change":  # from the baseline to OVeNet
-            return images.code_image(images.change_map(label, maps["baseline"], maps["S_f"]))
-        case "fusion":  # from S_i to S_f
-            return images.code_image(images.change_map(label, maps["S_i"], maps["S_f"]))
-        case "wrong":
-            return images.code_image(images.error_map(label, maps["baseline"], maps["S_f"]))
+            return images.confidence_image(example.prediction.confidence[0])
+        case "change" | "fusion" | "wrong":  # from the baseline or, by fusion, from S_i to S_f
+            compare = images.error_map if panel == "wrong" else images.change_map
+            before = maps["S_i" if panel == "fusion" else "baseline"]
+            return images.code_image(compare(example.label, before, maps["S_f"]))
     return images.label_image(maps[panel], dataset)
 
 
 def class_maps(examples: Sequence[Example], panels: Collection[str]) -> list[images.Label]:
     """List the labels and the predicted maps that these panels show."""
-    maps = [{"label": example.label, **example.maps} for example in examples]
-    return [named[panel] for named in maps for panel in panels if panel in named]
-
-
-# -- One network
+    maps = ({"label": example.label, **example.maps}.items() for example in examples)
+    return [ids for named in maps for name, ids in named if name in panels]
 
 
 def prediction_grid(
-    examples: Sequence[Example],
-    dataset: SegmentationDataset,
-    panels: Sequence[str] = (),
-    longest: float | None = None,
-) -> Figure:
-    """Draw one row per image and one column per panel, with legends.
+    examples: Sequence[Example], dataset: SegmentationDataset, panels: Sequence[str] = (), longest: float | None = None
+) -> plt.Figure:
+    """Draw one row per image and one column per panel, with legends; a `DataError` without examples.
 
     Args:
-        panels: names as in `panel_image`; by default all that the first example has of input, label, predicted
-            classes, offsets, confidence, and what fusion did.
+        panels: names as in `panel_image`; by default all that one network gives of the first example.
         longest: the length with full colour (`offset_image`); by default the `reference_length` of these images.
-
-    Raises:
-        DataError: no examples.
     """
     require_examples(examples, dataset)
     panels = panels or available_panels(examples[0])
@@ -118,11 +80,11 @@ def prediction_grid(
     legends = {
         "offsets": lambda ax: images.offset_wheel(ax, longest),
         "confidence": images.confidence_bar,
-        "fusion": lambda ax: images.legend(ax, CHANGE_COLOURS, handlelength=1),
+        "fusion": lambda ax: images.legend(ax, images.patches(CHANGE_COLOURS), handlelength=1),
     }
     across = sum(panel not in legends for panel in panels)
     colours = images.class_colours(class_maps(examples, panels), dataset)
-    legends["input"] = lambda ax: images.legend(ax, colours, across)
+    legends["input"] = lambda ax: images.legend(ax, images.patches(colours), across)
     side, lines = max(2.6, 15 / len(panels)), max(-(-len(colours) // across), 5 if across < len(panels) else 1)
     heights = [*(side * example.image.shape[0] / example.image.shape[1] for example in examples), 0.4 * lines]
     with sns.plotting_context("talk"):
@@ -132,7 +94,7 @@ def prediction_grid(
             for row, example in enumerate(examples):
                 title = PANEL_TITLES.get(panel, panel) if row == 0 else ""
                 images.show(axes[row, column], panel_image(panel, example, dataset, longest), title)
-            legends.get(panel, Axes.set_axis_off)(axes[-1, column])
+            legends.get(panel, plt.Axes.set_axis_off)(axes[-1, column])
     return figure
 
 
@@ -145,24 +107,12 @@ def available_panels(example: Example) -> list[str]:
 
 
 def show_predictions(
-    network: nn.Module,
-    samples: Sequence[Sample],
-    dataset: SegmentationDataset,
-    longest: float | None = None,
-    **predict_options,
-) -> Figure:
-    """Predict samples and draw their `prediction_grid`, without labels if the samples have none.
-
-    Args:
-        network: in evaluation mode.
-        predict_options: `image_size` and `channels_last`, as `evaluation.predict` takes them.
-
-    Raises:
-        DataError: no samples, or as `dataset.read`.
-    """
+    network: nn.Module, samples: Sequence[Sample], dataset: SegmentationDataset, **predict_options
+) -> plt.Figure:
+    """Predict samples (`predict_example`) and draw their `prediction_grid`, without labels if the samples have none."""
     pairs = (dataset.read(sample) if sample.label else (dataset.read_image(sample),) for sample in samples)
     examples = [predict_example(network, *pair, **predict_options) for pair in pairs]
-    return prediction_grid(examples, dataset, longest=longest)
+    return prediction_grid(examples, dataset)
 
 
 def require_examples(examples: Sequence[Example], dataset: SegmentationDataset) -> None:
@@ -171,37 +121,44 @@ def require_examples(examples: Sequence[Example], dataset: SegmentationDataset) 
         raise DataError(dataset.name, "no images", "one or more for this figure", "choose a split with more")
 
 
-# -- Figures 3 to 11
-
-
 class Page:
     """A figure as wide as a printed page, on which axes are placed in inches from the top left."""
 
     def __init__(self, height: float):
         self.figure, self.height = plt.figure(figsize=(PAGE_WIDTH, height)), height
 
-    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+    def axes(self, left: float, top: float, width: float, height: float) -> plt.Axes:
         """Add axes."""
         x, y = left / PAGE_WIDTH, 1 - (top + height) / self.height
         return self.figure.add_axes((x, y, width / PAGE_WIDTH, height / self.height))
 
     def text(self, top: float, words: str) -> None:
         """Add a line of the smallest text."""
-        ax = self.axes(GAP, top, 1, LINE)
-        ax.text(0, 0.3, words, fontsize=7)
-        ax.set_axis_off()
+        self.figure.text(GAP / PAGE_WIDTH, 1 - (top + 0.7 * LINE) / self.height, words, fontsize=7)
 
-    def panel(self, place: tuple[float, ...], image: images.ImageArray, size: tuple[int, int], title: str = "") -> Axes:
-        """Add an image, stretched to the size (height, width) of the label, so that a region fits all panels."""
-        ax, (height, width) = self.axes(*place), size
-        images.show(ax, image, title)
-        ax.images[0].set_extent((-0.5, width - 0.5, height - 0.5, -0.5))
-        ax.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-        edge(ax)
-        return ax
+    def legends(
+        self, top: float, examples: Sequence[Example], dataset: SegmentationDataset, panels: set[str], longest: float
+    ) -> None:
+        """Add, from the right, what happened to pixels and regions, the scale of F, the wheel of o; and the classes."""
+        right, zoomed = PAGE_WIDTH - 1.4, "fusion" in panels
+        happened = images.patches(ERROR_COLOURS if "wrong" in panels else CHANGE_COLOURS)
+        images.legend(self.axes(right, top, 1.3, 0.7), happened)
+        if not zoomed:
+            words = {True: "OVeNet is better", False: "not better"}
+            outlines = [Patch(fill=False, label=text, **outline_style(better)) for better, text in words.items()]
+            images.legend(self.axes(right, top + 0.75, 1.3, 0.3), outlines, handlelength=1.2)
+        if "confidence" in panels:
+            right -= 1.4 if zoomed else 1.05  # the scale of the logits, below it in the network's figure, is wider
+            images.confidence_bar(self.axes(right + 0.2 * zoomed, top - 0.07, 0.9, 0.8))
+        if "offsets" in panels:
+            right -= 0.95
+            images.offset_wheel(self.axes(right, top, 0.75, 0.75), longest)
+        columns = int((right - GAP) / 1.05)
+        colours = images.class_colours(class_maps(examples, panels), dataset, 7 * columns)
+        images.legend(self.axes(GAP, top, right - GAP, 1), images.patches(colours), columns)
 
 
-def edge(ax: Axes) -> None:
+def edge(ax: plt.Axes) -> None:
     """Draw a thin line around an image, so that white in it does not run into the page."""
     ax.set_axis_on()
     ax.set(xticks=[], yticks=[])
@@ -214,30 +171,22 @@ def outline_style(better: bool) -> dict:
     return {"edgecolor": colour, "linestyle": "-" if better else (0, (4, 1.5)), "linewidth": 1}
 
 
-def outline(ax: Axes, region: Region, better: bool) -> None:
-    """Outline a region, with a white rim that shows on any colour."""
-    (left, top, width, height), rim = region, {"edgecolor": "white", "linewidth": 2}
-    for style in (rim, outline_style(better)):
-        ax.add_patch(Rectangle((left - 0.5, top - 0.5), width, height, fill=False, zorder=5, **style))
+def outline(ax: plt.Axes, corner: tuple[float, float], width: float, height: float, **style) -> None:
+    """Outline a rectangle, with a white rim that shows on any colour."""
+    for line in ({"edgecolor": "white", "linewidth": style["linewidth"] + 1}, style):
+        ax.add_patch(plt.Rectangle(corner, width, height, fill=False, zorder=5, **line))
 
 
 def comparison(
     examples: Sequence[Example],
     dataset: SegmentationDataset,
     names: tuple[str, str] = ("HRNet", "OVeNet"),
-    columns: Sequence[Sequence[str]] = COMPARISON,
-) -> Figure:
+    columns: Sequence[Sequence[str]] = PANELS["comparison"],
+) -> plt.Figure:
     """Draw examples below each other, each with its caption and the same regions outlined in all panels; legends.
 
     Outlined are the largest regions that changed from the baseline to S_f or, with a panel "wrong", the largest where
-    S_f is wrong: in blue where more pixels were repaired than degraded, else in orange.
-
-    Args:
-        names: of the baseline and of OVeNet.
-        columns: the panels of each example, row by row: COMPARISON, MORE or FAILURES.
-
-    Raises:
-        DataError: no examples.
+    S_f is wrong: in blue where more pixels were repaired than degraded, else in orange. A `DataError` without examples.
     """
     require_examples(examples, dataset)
     panels, across = {panel for row in columns for panel in row}, max(map(len, columns))
@@ -254,77 +203,37 @@ def comparison(
         for example, ratio in zip(examples, ratios, strict=True):
             label, (before, after) = example.label, (example.maps[name] for name in ("baseline", "S_f"))
             outlined = regions((after != (label if "wrong" in panels else before)) & (label != IGNORE_INDEX))
+            stretched = (-0.5, label.shape[1] - 0.5, label.shape[0] - 0.5, -0.5)  # so that regions fit all panels
             page.text(top, example.caption)
             top += LINE
             for row in columns:
                 top += LINE * (example is examples[0])
                 for position, panel in enumerate(row):
-                    place = gap + position * (side + gap), top, side, side * ratio
-                    title = titles.get(panel, panel) if example is examples[0] else ""
-                    ax = page.panel(place, panel_image(panel, example, dataset, longest), label.shape, title)
-                    for region in outlined:
-                        outline(ax, region, improves(region, label, before, after))
+                    ax = page.axes(gap + position * (side + gap), top, side, side * ratio)
+                    ax.imshow(panel_image(panel, example, dataset, longest), extent=stretched)
+                    ax.set_title(titles.get(panel, panel) if example is examples[0] else "")
+                    edge(ax)
+                    for left, upper, *size in outlined:
+                        style = outline_style(improves((left, upper, *size), label, before, after))
+                        outline(ax, (left - 0.5, upper - 0.5), *size, **style)
                 top += side * ratio + GAP
-        draw_legends(page, top + 0.03, examples, dataset, panels, longest)
+        page.legends(top + 0.03, examples, dataset, panels, longest)
     return page.figure
 
 
-def draw_legends(
-    page: Page,
-    top: float,
-    examples: Sequence[Example],
-    dataset: SegmentationDataset,
-    panels: set[str],
-    longest: float,
-) -> None:
-    """Draw, from the right, what happened to pixels and regions, the scale of F, the wheel of o; and the classes."""
-    right, zoomed = PAGE_WIDTH - 1.4, "fusion" in panels
-    images.legend(page.axes(right, top, 1.3, 0.7), ERROR_COLOURS if "wrong" in panels else CHANGE_COLOURS)
-    if not zoomed:
-        ax = page.axes(right, top + 0.75, 1.3, 0.3)
-        handles = [Patch(fill=False, **outline_style(better)) for better in (True, False)]
-        place = {"loc": "upper left", "borderaxespad": 0, "frameon": False, "handlelength": 1.2}
-        ax.legend(handles, ["OVeNet is better", "not better"], **place)
-        ax.set_axis_off()
-    if "confidence" in panels:
-        right -= 1.4 if zoomed else 1.05  # the scale of the logits, below it in the network's figure, is wider
-        images.confidence_bar(page.axes(right + 0.2 * zoomed, top - 0.07, 0.9, 0.8))
-    if "offsets" in panels:
-        right -= 0.95
-        images.offset_wheel(page.axes(right, top, 0.75, 0.75), longest)
-    columns = int((right - GAP) / 1.05)
-    colours = common_classes(class_maps(examples, panels), dataset, 7 * columns)
-    images.legend(page.axes(GAP, top, right - GAP, 1), colours, columns)
-
-
-def common_classes(maps: Sequence, dataset: SegmentationDataset, most: int) -> images.Colours:
-    """Return names and colours of the classes in these maps; of too many, those that cover most."""
-    choices = (images.class_colours(maps, dataset, 0.0005 * 2**step) for step in range(12))
-    return next(colours for colours in choices if len(colours) <= most)
-
-
-# -- Files
-
-
-def save(figure: Figure, folder: str | Path, name: str) -> list[Path]:
-    """Write a figure to `name.png`, at 300 dots per inch, and `name.pdf`, with text as text; return both paths.
-
-    Raises:
-        WriteError: a file could not be written.
-    """
-    folder, paths = Path(folder), []
-    folder.mkdir(parents=True, exist_ok=True)
-    for extension, metadata in {"png": {}, "pdf": {"CreationDate": None}}.items():
-        paths.append(folder / f"{name}.{extension}")
-        with plt.rc_context(PAGE_STYLE):
-            write = partial(figure.savefig, format=extension, dpi=DPI, metadata=metadata)
-            write_atomically(paths[-1], write, mode="wb")
-    return paths
+def save(figure: plt.Figure, folder: str | Path, name: str) -> list[Path]:
+    """Write a figure to `name.png`, at 300 dots per inch, and `name.pdf`, with text as text; return both paths."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    paths = {Path(folder, f"{name}.png"): {}, Path(folder, f"{name}.pdf"): {"CreationDate": None}}
+    with plt.rc_context(PAGE_STYLE):
+        for path, metadata in paths.items():
+            write = partial(figure.savefig, format=path.suffix[1:], dpi=300, metadata=metadata)
+            write_atomically(path, write, mode="wb")
+    return list(paths)
 
 
 def file_names(dataset: str) -> dict[str, str]:
     """Name the file of each figure, with the paper's number if the paper has this figure of the dataset."""
-    names = ("comparison", "more", "failures")
     numbers = DATASETS[dataset].paper_figures if dataset in DATASETS else ()
-    numbered = {name: f"figure{number}_{name}" for name, number in zip(names, numbers, strict=False)}
-    return {"network": "figure1_2", **{name: name for name in names}, **numbered}
+    numbered = {name: f"figure{number}_{name}" for name, number in zip(PANELS, numbers, strict=False)}
+    return {"network": "figure1_2", **{name: name for name in PANELS}, **numbered}

@@ -15,9 +15,6 @@ Region = tuple[int, int, int, int]  # left, top, width, height, in pixels
 Mask = Bool[np.ndarray, "height width"]
 
 
-# -- Images
-
-
 def ranked(scores: pd.DataFrame) -> pd.DataFrame:
     """Sort images from the largest `gain` to the largest loss, equal ones by name, and add their `rank` from 1 on."""
     table = scores.sort_index().sort_values("gain", ascending=False, kind="stable")
@@ -25,13 +22,10 @@ def ranked(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def spread(scores: pd.DataFrame, count: int, without: Collection[str] = ()) -> pd.DataFrame:
-    """Choose `count` images evenly spread over the ranking, each with the `rule` that chose it.
+    """Choose `count` images evenly spread over the ranking, each with the `rule` that chose it; all if there are fewer.
 
     Three images are the largest gain, the median (of two the one with less gain) and the largest loss. A position
-    between two images goes to the one with less gain. Without so many images, all are chosen.
-
-    Args:
-        without: images that are shown elsewhere; the others form one ranking without them.
+    between two images goes to the one with less gain. Images shown elsewhere (`without`) leave the ranking first.
     """
     left, last = scores.drop(list(without)), len(scores)
     steps, parts = len(left) - 1, max(count - 1, 1)
@@ -65,44 +59,31 @@ def captions(chosen: pd.DataFrame, total: int, names: tuple[str, str], score: st
     return lines
 
 
-# -- Regions
-
-
-def regions(mask: Mask, count: int = 3, share: float = 1e-3) -> list[Region]:
+def regions(mask: Mask, count: int = 3) -> list[Region]:
     """Find the rectangles around the largest connected areas of a mask, at most `count`, the largest first.
 
     The margin is 1/200 of the image's longer side, 1 pixel or more. Lines of up to twice the margin are left out,
     areas no further apart are one, and rectangles extend by twice the margin on each side. While a rectangle covers
-    more than a quarter of the image, lines of up to twice the thickness are left out too.
-
-    Args:
-        share: areas below this share of the image's pixels are left out.
+    more than a quarter of the image, lines of up to twice the thickness go too. No area is below 1/1000 of the image.
     """
     margin = thickness = max(1, round(max(mask.shape) / 200))
-    rectangles = _rectangles(mask, thickness, margin, count, share)
-    while thickness < min(mask.shape) // 4 and any(
-        4 * width * height > mask.size for _, _, width, height in rectangles
-    ):
+    found = _rectangles(mask, thickness, margin, count)
+    while thickness < min(mask.shape) // 4 and any(4 * wide * high > mask.size for *_, wide, high in found):
         thickness *= 2
-        rectangles = _rectangles(mask, thickness, margin, count, share) or rectangles
-    return rectangles
+        found = _rectangles(mask, thickness, margin, count) or found
+    return found
 
 
-def _rectangles(mask: Mask, thickness: int, margin: int, count: int, share: float) -> list[Region]:
+def _rectangles(mask: Mask, thickness: int, margin: int, count: int) -> list[Region]:
     """Find `regions`, without lines of up to twice `thickness`."""
-    height, width = mask.shape
     thin, near = (cv2.getStructuringElement(cv2.MORPH_RECT, (2 * n + 1,) * 2) for n in (thickness, margin))
     solid = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, thin)
-    areas = cv2.connectedComponents(cv2.dilate(solid, near))[1] * solid  # 0 is outside
-    pixels = np.bincount(areas.ravel())[1:]
-    rectangles = []
-    for area in np.argsort(-pixels, kind="stable")[:count]:
-        if pixels[area] >= share * mask.size:
-            left, top, across, down = cv2.boundingRect((areas == area + 1).astype(np.uint8))
-            right, bottom = min(left + across + 2 * margin, width), min(top + down + 2 * margin, height)
-            left, top = max(left - 2 * margin, 0), max(top - 2 * margin, 0)
-            rectangles.append((left, top, right - left, bottom - top))
-    return rectangles
+    _, areas, boxes, _ = cv2.connectedComponentsWithStats(cv2.dilate(solid, near))
+    pixels = np.bincount(areas[solid > 0], minlength=len(boxes))  # without the margin that is in the boxes
+    largest = [area for area in np.argsort(-pixels, kind="stable")[:count] if pixels[area] >= mask.size / 1000]
+    first = (boxes[largest, :2] - margin).clip(0)
+    last = np.minimum(boxes[largest, :2] + boxes[largest, 2:4] + margin, mask.shape[::-1])
+    return list(map(tuple, np.hstack([first, last - first]).tolist()))
 
 
 def around(region: Region, height: int, width: int) -> Region:
@@ -116,18 +97,12 @@ def around(region: Region, height: int, width: int) -> Region:
 
 def within(mask: Mask, part: Region) -> Mask:
     """Empty a mask outside a part of the image."""
-    inside = np.zeros_like(mask)
-    inside[slices(part)] = True
+    (left, top, width, height), inside = part, np.zeros_like(mask)
+    inside[top : top + height, left : left + width] = True
     return mask & inside
-
-
-def slices(region: Region) -> tuple[slice, slice]:
-    """Return rows and columns of a region, to index an image with."""
-    left, top, width, height = region
-    return np.s_[top : top + height, left : left + width]
 
 
 def improves(region: Region, label: images.Label, before: images.Label, after: images.Label) -> bool:
     """Tell whether more pixels of a region were repaired than degraded."""
-    right_before, right_after = (np.sum((ids == label)[slices(region)]) for ids in (before, after))
+    right_before, right_after = (np.sum(within(ids == label, region)) for ids in (before, after))
     return bool(right_after > right_before)

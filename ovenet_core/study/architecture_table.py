@@ -2,26 +2,27 @@
 
 import pandas as pd
 import torch
+from torch import nn
 
-from ovenet_core.hrnet import BasicBlock, Bottleneck, Stage
 from ovenet_core.ovenet import build
 from ovenet_core.study import paper
 
 KEYS = ["head", "resolution", "stage", "unit"]
+CHANNELS = {48: "C", 96: "2C", 192: "4C", 384: "8C"}  # as the table calls those of W48
 
 
-def architecture(width: int = 48) -> pd.DataFrame:
+def architecture() -> pd.DataFrame:
     """Read Table 6 off the built network: modules, and units in each, reported and built, by head and branch."""
     with torch.device("meta"):
-        network = build(width=width)
+        network = build()
     parts = {("Semantic", 1): [[network.backbone.stage1]]}
     for head, stages in (("Semantic", network.backbone.stages), ("Offset Vector", network.offset_head.stages)):
-        parts |= {(head, int(number)): _modules(stage) for number, stage in stages.items()}
+        parts |= {(head, n): [[*module.branches] for module in stage.blocks] for n, stage in stages.items()}
     rows = {}
     for (head, stage), modules in parts.items():
         for place, branch in enumerate(modules[0]):
-            unit = _unit(branch[-1], width)
-            rows[head, f"{4 * 2**place}×", str(stage), unit] = {"modules": len(modules), "units": len(branch)}
+            unit = head, f"{4 * 2**place}×", str(stage), _unit(branch[-1])
+            rows[unit] = {"modules": len(modules), "units": len(branch)}
     built = pd.DataFrame.from_dict(rows, orient="index").rename_axis(index=KEYS)
     printed = paper.read("table6").query("source == 'Table 6'")
     printed = printed.pivot(index=KEYS, columns="metric", values="value").astype("Int64")
@@ -35,18 +36,7 @@ def _sort_key(text: str) -> tuple:
     return (text != "Semantic" and not text[0].isdigit(), len(text), text)
 
 
-def _modules(stage: Stage) -> list[list]:
-    """Return the branches of each module of a stage, finest first."""
-    return [list(module.branches) for module in stage.blocks]
-
-
-def _unit(block: BasicBlock | Bottleneck, width: int) -> str:
+def _unit(block: nn.Module) -> str:
     """Describe a residual unit in the table's words: kernel and channels of each convolution."""
-    convolutions = [block.conv1, block.conv2, *([block.conv3] if isinstance(block, Bottleneck) else [])]
-
-    def channels(count: int) -> str:
-        if isinstance(block, Bottleneck):
-            return str(count)
-        return f"{count // width if count > width else ''}C"
-
-    return "; ".join(f"{c.kernel_size[0]}×{c.kernel_size[1]}, {channels(c.out_channels)}" for c in convolutions)
+    shapes = [(c.kernel_size, c.out_channels) for c in block.children() if isinstance(c, nn.Conv2d)]
+    return "; ".join(f"{height}×{width}, {CHANNELS.get(count, count)}" for (height, width), count in shapes)

@@ -3,23 +3,15 @@
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ovenet_core.evaluation import NEAR_PIXELS, ratio
-from ovenet_core.study.comparison import EVALUATION_FILE, Study, readable
+from ovenet_core.study.comparison import EVALUATION_FILE, FINAL, Study, readable
 from ovenet_core.study.results import IMAGE_COUNTS_FILE, OFFSET_ANALYSIS_FILE, Run
-from ovenet_core.study.statistics import (
-    Estimate,
-    accuracy,
-    interval_hull,
-    iou_percent,
-    miou,
-    share_of_gains,
-    t_interval,
-)
+from ovenet_core.study.statistics import Estimate, accuracy, interval_hull, iou_percent, miou, share_of_gains
 from ovenet_core.study.tables import NEXT_SEED_COMMAND, command_for
 
 MIN_SEEDS = 3  # of each system for a verdict: fewer say too little of how much seeds differ
@@ -30,49 +22,30 @@ OUTPUT_PIXELS = "output pixels"  # a unit: pixels of the network's output, at 1/
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper, or a part of a gain; with the fields from `unit` on, what the runs say of it.
+    """A claim of the paper, or a part of a gain; with the fields from `unit` on, what the runs say of it."""
 
-    Attributes:
-        id: of a claim, its number in the study's list ("4a" is a part of the fourth); of a part, a word.
-        statement: what is claimed; of a part, what the gain is due to.
-        measured: a key of `MEASURES`.
-        ours, theirs: the variants that are compared, and in `outputs`, which of their outputs ("" is the final one).
-        bound: the claim is confirmed if the whole interval lies above it, or with `below`, below it.
-        kind: "claim" or "gain_part".
-        comparison: of a part, what is subtracted from what.
-        metric: the score whose difference `estimate` is: "miou", "accuracy" …; or "offsets".
-        measure: what `estimate` is, in words.
-        folders: the runs that the estimate is made of.
-        command: what would add the next random seed.
-        missing: why there is no estimate, if there is none.
-    """
-
-    id: str
-    statement: str
+    id: str  # of a claim, its number in the study's list ("4a" is a part of the fourth); of a part, a word
+    statement: str  # what is claimed; of a part, what the gain is due to
     source: str
-    measured: str
-    ours: str = "ovenet"
-    theirs: str = "hrnet"
-    outputs: tuple[str, str] = ("", "")
-    bound: float = 0.0
+    measured: str  # a key of `MEASURES`
+    ours: str = "ovenet"  # the variant that is compared …
+    theirs: str = "hrnet"  # … with this one
+    outputs: tuple[str, str] = FINAL  # of theirs, which are compared; "" is the final one
+    bound: float = 0.0  # confirmed if the whole interval lies above it, or with `below`, below it
     below: bool = False
-    kind: str = "claim"
-    comparison: str = ""
+    kind: str = "claim"  # or "gain_part"
+    comparison: str = ""  # of a part, what is subtracted from what
     unit: str = ""
-    metric: str = ""
-    measure: str = ""
+    metric: str = ""  # the score whose difference `estimate` is: "miou", "accuracy" …; or "offsets"
+    measure: str = ""  # what `estimate` is, in words
     estimate: Estimate = field(default_factory=Estimate)
-    folders: tuple[str, ...] = ()
-    command: str = ""
-    missing: str = "not run"
+    folders: tuple[str, ...] = ()  # the runs that the estimate is made of
+    command: str = ""  # what would add the next random seed
+    missing: str = "not run"  # why there is no estimate, if there is none
 
     @property
     def verdict(self) -> str:
         return verdict(self.estimate, self.bound, self.below)
-
-    @property
-    def confirmed_if(self) -> str:
-        return f"{'<' if self.below else '>'} {self.bound:g}"
 
     @property
     def interval(self) -> str:
@@ -92,22 +65,15 @@ def verdict(estimate: Estimate, bound: float = 0.0, below: bool = False) -> str:
     return "confirmed" if (estimate.high < bound) == below else "refuted"
 
 
-# -- Measures
-
-
 class _Measure(NamedTuple):
-    """A number that tests a claim.
+    """A number that tests a claim: of offsets, averaged over seeds, or the difference of two variants in a score."""
 
-    Of offsets, it is a number, or its (least, most), of each run's row of `Study.analyses`, averaged over seeds. Of
-    the other metrics, it is the difference in a score over the counts that `pairs` makes of two variants' runs.
-    """
-
-    metric: str
     unit: str
     words: str
-    score: Callable
+    score: Callable  # of a row of `Study.analyses`, a number or its (least, most); or a `Score` of class counts
+    metric: str = "offsets"
     summary: Callable = np.asarray
-    pairs: Callable = Study.pairs
+    pixels: str = "pixels"
 
 
 def _hits_near_minus_far(sums: np.ndarray) -> np.ndarray:
@@ -123,7 +89,6 @@ def _accuracy_near_minus_far(sums: np.ndarray) -> np.ndarray:
 
 _AT = f"within {NEAR_PIXELS} pixels of a boundary"
 _GAIN = "mIoU gain, paired by random seed; interval over images (bootstrap) and random seeds (Student's t)"
-_CLASSES = "share of gains among the classes whose IoU differs"
 _HITS = f"pixels that become right minus those that become wrong, {_AT} minus that further away"
 _ACCURACY = f"gain in pixel accuracy {_AT} ({{near}}) minus that further away ({{far}})"
 _NEAR = f"the same {_AT} (bands of distance weighted by their pixels)"
@@ -136,36 +101,26 @@ _BEYOND = (
     "mean of F where the seed pixel has another class, as in 7b, minus what it would be there if F were the same for "
     "all pixels of a band of distance"
 )
-MEASURES: dict[str, _Measure] = {
-    "gain": _Measure("miou", "points", _GAIN, miou),
-    "part": _Measure("miou", "points", "mIoU: {comparison}", miou),
-    "classes": _Measure("iou", "%", _CLASSES, iou_percent, share_of_gains),
-    "hits": _Measure("hits", "% of all pixels", _HITS, _hits_near_minus_far, pairs=Study.pairs_near_and_far),
-    "accuracy": _Measure("accuracy", "points", _ACCURACY, _accuracy_near_minus_far, pairs=Study.pairs_near_and_far),
-    "length": _Measure("offsets", OUTPUT_PIXELS, _LENGTH, lambda r: r["length_median"] / r["output_pixel"]),
-    "near_length": _Measure("offsets", OUTPUT_PIXELS, _NEAR, lambda r: r["near_length_median"] / r["output_pixel"]),
-    "deeper": _Measure("offsets", "points", _DEEPER, lambda r: 100 * (r["seed_deeper"] - r["random_deeper"])),
-    "near_deeper": _Measure(
-        "offsets", "points", _NEAR, lambda r: 100 * (r["near_seed_deeper"] - r["near_random_deeper"])
-    ),
-    "f_right": _Measure("offsets", "%", _F, lambda r: 100 * np.array(r["f_right"])),
-    "f_wrong": _Measure("offsets", "%", _FOLLOWS, lambda r: 100 * np.array(r["f_wrong"])),
-    "explained": _Measure("offsets", "%", _EXPLAINED, lambda r: 100 * (1 - ratio(r["brier"], r["brier_of_rate"]))),
-    "near_explained": _Measure(
-        "offsets", "%", _NEAR, lambda r: 100 * (1 - ratio(r["near_brier"], r["near_brier_of_rate"]))
-    ),
-    "beyond": _Measure(
-        "offsets", "points", _BEYOND, lambda r: 100 * (np.array(r["f_wrong"]) - r["f_wrong_by_distance"])
-    ),
+MEASURES = {
+    "gain": _Measure("points", _GAIN, miou, "miou"),
+    "part": _Measure("points", "mIoU: {comparison}", miou, "miou"),
+    "classes": _Measure("%", "share of gains among the classes whose IoU differs", iou_percent, "iou", share_of_gains),
+    "hits": _Measure("% of all pixels", _HITS, _hits_near_minus_far, "hits", pixels="near, far"),
+    "accuracy": _Measure("points", _ACCURACY, _accuracy_near_minus_far, "accuracy", pixels="near, far"),
+    "length": _Measure(OUTPUT_PIXELS, _LENGTH, lambda r: r["length_median"] / r["output_pixel"]),
+    "near_length": _Measure(OUTPUT_PIXELS, _NEAR, lambda r: r["near_length_median"] / r["output_pixel"]),
+    "deeper": _Measure("points", _DEEPER, lambda r: 100 * (r["seed_deeper"] - r["random_deeper"])),
+    "near_deeper": _Measure("points", _NEAR, lambda r: 100 * (r["near_seed_deeper"] - r["near_random_deeper"])),
+    "f_right": _Measure("%", _F, lambda r: 100 * np.array(r["f_right"])),
+    "f_wrong": _Measure("%", _FOLLOWS, lambda r: 100 * np.array(r["f_wrong"])),
+    "explained": _Measure("%", _EXPLAINED, lambda r: 100 * (1 - ratio(r["brier"], r["brier_of_rate"]))),
+    "near_explained": _Measure("%", _NEAR, lambda r: 100 * (1 - ratio(r["near_brier"], r["near_brier_of_rate"]))),
+    "beyond": _Measure("points", _BEYOND, lambda r: 100 * (np.array(r["f_wrong"]) - r["f_wrong_by_distance"])),
 }
 
-# -- The list
 
-
-def _part(
-    id_: str, statement: str, ours: str, theirs: str, comparison: str, outputs=("", ""), measured="part"
-) -> Claim:
-    return Claim(id_, statement, "ours", measured, ours, theirs, outputs, kind="gain_part", comparison=comparison)
+def _part(id_: str, due_to: str, ours: str, theirs: str, comparison: str, outputs=FINAL, measured="part") -> Claim:
+    return Claim(id_, due_to, "ours", measured, ours, theirs, outputs, kind="gain_part", comparison=comparison)
 
 
 CLAIMS = (
@@ -216,95 +171,74 @@ def gain_decomposition(study: Study) -> list[Claim]:
 
 
 def _test(claim: Claim, study: Study, analyses: Mapping[int, Mapping]) -> Claim:
-    measure, words, missing = MEASURES[claim.measured], {"comparison": claim.comparison}, ""
+    measure, words, missing = MEASURES[claim.measured], {"comparison": claim.comparison}, {}
     if measure.metric == "offsets":
         variants, file = [claim.ours], OFFSET_ANALYSIS_FILE
         estimate, seeds = _mean_over_seeds(analyses, measure.score)
-        missing = "no pixels to measure it by" if analyses and not seeds else ""
+        missing = {"missing": "no pixels to measure it by"} if analyses and not seeds else {}
     else:
         variants, file = [claim.ours, claim.theirs], IMAGE_COUNTS_FILE
-        seeds = measure.pairs(study, *variants, claim.outputs)
+        seeds = study.pairs(*variants, claim.outputs, measure.pixels)
         estimate = study.estimate(seeds, measure.score, measure.summary)
         if measure.metric == "accuracy":
-            words |= {p: study.difference(*variants, pixels=p, score=accuracy) for p in ("near", "far")}
-    folders, command, why = _provenance(study, dict.fromkeys(variants), seeds, file)
+            words |= {p: study.estimate(study.pairs(*variants, pixels=p), accuracy) for p in ("near", "far")}
     measured = {"unit": measure.unit, "metric": measure.metric, "measure": measure.words.format_map(words)}
-    origin = {"folders": folders, "command": command, "missing": missing or why}
-    return replace(claim, estimate=estimate, **measured, **origin)
+    return replace(claim, estimate=estimate, **measured, **_provenance(study, variants, seeds, file) | missing)
 
 
-def _mean_over_seeds(analyses: Mapping[int, Mapping], value: Callable[[Mapping], float]) -> tuple[Estimate, list[int]]:
+def _mean_over_seeds(by_seed: Mapping[int, Any], value: Callable) -> tuple[Estimate, list[int]]:
     """Average a number, or its (least, most), over the seeds that have it; return the estimate and these seeds."""
-    bounds = {seed: np.broadcast_to(np.asarray(value(row), float), 2).tolist() for seed, row in analyses.items()}
+    bounds = {seed: np.broadcast_to(np.asarray(value(row), float), 2).tolist() for seed, row in by_seed.items()}
     bounds = {seed: pair for seed, pair in bounds.items() if not np.isnan(pair).any()}
     return interval_hull([low for low, _ in bounds.values()], [high for _, high in bounds.values()]), [*bounds]
 
 
-def _provenance(
-    study: Study, variants: Iterable[str], seeds: Iterable[int], file: str
-) -> tuple[tuple[str, ...], str, str]:
-    """Return the folders behind an estimate, the command that would add a seed, and why there may be no estimate.
-
-    Args:
-        seeds: of the estimate.
-        file: what a run must have in its folder to be part of it.
-    """
+def _provenance(study: Study, variants: Iterable[str], seeds: Iterable[int], file: str) -> dict[str, Any]:
+    """Return the folders behind an estimate, the command that would add a seed, and why there may be no estimate."""
     runs, seeds = {name: study.runs(name) for name in variants}, sorted(seeds)
     folders = tuple(str(by_seed[seed].folder) for by_seed in runs.values() for seed in seeds)
-    # A second run of a seed would not count. A system whose run lacks the file needs another seed; one whose run has
-    # it needs none.
-    taken = {seed for name in runs for seed in runs[name].keys() - study.runs_with_file(name, file).keys()}
+    # A second run of a seed would not count: a system whose run lacks the file needs another seed.
+    taken = {seed for name in runs for seed in runs[name].keys() - study.runs(name, file).keys()}
     seed = min(set(range(100)) - {*seeds} - taken)
     wanted = [name for name in runs if seed not in runs[name]] or [*runs]
     command = command_for(f"{study.protocol}/{wanted[0]}", seed=seed, beside=",".join(wanted[1:]))
-    return folders, command, "not scored" if set.intersection(*map(set, runs.values())) else "not run"
-
-
-# -- Tables
+    missing = "not scored" if set.intersection(*map(set, runs.values())) else "not run"
+    return {"folders": folders, "command": command, "missing": missing}
 
 
 def tested_table(tested: Sequence[Claim], kind: str = "claim") -> pd.DataFrame:
     """Make a table with one row for each claim, or for each part of a gain (`kind` "gain_part")."""
     rows = [
-        {"": c.id, "claim": c.statement, "source": c.source, "unit": c.unit, "confirmed if": c.confirmed_if}
-        | {"verdict": c.verdict, INTERVAL: c.interval, "seeds": c.estimate.seeds, "measure": c.measure}
-        | {"runs": " ".join(c.folders), NEXT_SEED_COMMAND: c.command}
+        {"": c.id, "claim": c.statement, "source": c.source, "unit": c.unit}
+        | {"confirmed if": f"{'<' if c.below else '>'} {c.bound:g}", "verdict": c.verdict, INTERVAL: c.interval}
+        | {"seeds": c.estimate.seeds, "measure": c.measure, "runs": " ".join(c.folders), NEXT_SEED_COMMAND: c.command}
         for c in tested
         if c.kind == kind
     ]
-    table = pd.DataFrame(rows)
-    if kind == "claim":
-        return table
-    return table.drop(columns=["", "source", "confirmed if", "verdict"]).rename(columns={"claim": "part"})
+    dropped = [] if kind == "claim" else ["", "source", "confirmed if", "verdict"]
+    return pd.DataFrame(rows).drop(columns=dropped).rename(columns={"claim": kind.removeprefix("gain_")})
 
 
 def band_width_table(study: Study) -> pd.DataFrame:
     """Make a table of what the claims about boundaries say at other widths, with t intervals over random seeds."""
-    by_id = {claim.id: claim for claim in CLAIMS}
-    offsets = [by_id[id_] for id_ in ("5b", "6b", "7d")]
-    rows = [[c.id, c.statement, MEASURES[c.measured].unit] for c in (by_id["4a"], *offsets)]
+    asked = [claim for claim in CLAIMS if claim.id in ("4a", "5b", "6b", "7d")]
+    rows = [(c.id, c.statement, MEASURES[c.measured].unit) for c in asked]
     table = pd.DataFrame(rows, columns=["", "claim", "unit"])
-    systems = ("ovenet", "hrnet")
-    scored = set.intersection(*({*study.runs_with_file(system, EVALUATION_FILE)} for system in systems))
+    ours, theirs = (study.runs(system, EVALUATION_FILE) for system in ("ovenet", "hrnet"))
+    seeds = [seed for seed in study.pairs("ovenet", "hrnet") if seed in ours and seed in theirs]
     for width in BAND_WIDTHS:
         analyses = study.analyses(near=width)
-        share = next((row["near_share"] for row in analyses.values()), None)  # of the labels, so the same for all runs
-        seeds = [seed for seed in study.pairs("ovenet", "hrnet") if seed in scored and share is not None]
-        hits = [[_hits_within(width, share, study.runs(system)[s]) for system in systems] for s in seeds]
-        estimates = [t_interval([ours - theirs for ours, theirs in hits])]
-        estimates += [_mean_over_seeds(analyses, MEASURES[c.measured].score)[0] for c in offsets]
-        bounds = [0.0, *(c.bound for c in offsets)]
-        judged = [f"{estimate}: {verdict(estimate, bound)}" for estimate, bound in zip(estimates, bounds, strict=True)]
+        shares = [row["near_share"] for row in analyses.values()][:1]  # of the labels, so the same for all runs
+        hits = {s: [_hits_within(width, share, run[s]) for run in (ours, theirs)] for s in seeds for share in shares}
+        estimates = [_mean_over_seeds(hits, lambda pair: pair[0] - pair[1])[0]]
+        estimates += [_mean_over_seeds(analyses, MEASURES[c.measured].score)[0] for c in asked[1:]]
+        judged = [f"{e}: {verdict(e, claim.bound)}" for claim, e in zip(asked, estimates, strict=True)]
         table[f"within {width} pixels"] = judged
     return table
 
 
 def _hits_within(width: int, share: float, run: Run) -> float:
-    """Return a run's hits within `width` pixels of a boundary minus those further away, in % of all pixels.
-
-    Args:
-        share: of the pixels within that width in all.
-    """
+    """Return a run's hits in a band (a `share` of all pixels) minus those outside it, in % of all pixels."""
     with readable(run.folder / EVALUATION_FILE, "04_evaluation"):
         scores = json.loads((run.folder / EVALUATION_FILE).read_text())["metrics"][run.final_output]
         near = share * scores["boundaries"]["trimap"][str(width)]["pixel_accuracy"]

@@ -65,8 +65,7 @@ class GridRun:
     @property
     def scoring_notebooks(self) -> dict[str, str]:
         """The notebooks that score this network, and the file that each leaves in the folder."""
-        analysed = self.variant == "ovenet"
-        return {name: file for name, file in SCORING_NOTEBOOKS.items() if analysed or name == "04_evaluation"}
+        return SCORING_NOTEBOOKS if self.variant == "ovenet" else {"04_evaluation": IMAGE_COUNTS_FILE}
 
     def result(self) -> dict[str, Any] | None:
         """Read result.json; None if it does not exist, is not whole, or is of another experiment or seed."""
@@ -84,12 +83,18 @@ class GridRun:
         """
         if self.result():
             return "done"
-        error, ended = _outcome(self.folder / "02_training.ipynb")
-        if error:
-            return "failed"
-        if not ended or (self.folder / "snapshot.pt").exists():
+        error, ended = False, True
+        try:
+            executed = json.loads((self.folder / "02_training.ipynb").read_text())
+            outputs = [output for cell in executed["cells"] for output in cell.get("outputs", [])]
+            error = any(o["output_type"] == "error" and o["ename"] != "KeyboardInterrupt" for o in outputs)
+            begun = executed.get("metadata", {}).get("papermill")
+            ended = not begun or begun.get("end_time") is not None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            pass  # there is no such notebook
+        if not error and (not ended or (self.folder / "snapshot.pt").exists()):
             return "interrupted"
-        return "failed" if (self.folder / "log.txt").exists() else "missing"
+        return "failed" if error or (self.folder / "log.txt").exists() else "missing"
 
     def quarantine_result(self) -> Path | None:
         """Rename an invalid result.json, so that the run can start, and return its new path.
@@ -100,18 +105,17 @@ class GridRun:
         if self.result():
             return None
         shutil.rmtree(self.folder / "predictions", ignore_errors=True)
-        renamed = {}
-        for name in ("result.json", SERVER_SCORES):
-            if (path := self.folder / name).exists():
-                names = [f"{name}.invalid", *(f"{name}.invalid-{i}" for i in range(2, 1000))]
-                renamed[name] = path.rename(next(self.folder / n for n in names if not (self.folder / n).exists()))
-        return renamed.get("result.json")
+        renamed = dict.fromkeys(("result.json", SERVER_SCORES))
+        for path in filter(Path.exists, map(self.folder.joinpath, renamed)):
+            asides = (path.with_name(f"{path.name}.invalid{end}") for end in ("", *(f"-{i}" for i in range(2, 1000))))
+            renamed[path.name] = path.rename(next(aside for aside in asides if not aside.exists()))
+        return renamed["result.json"]
 
     def parameters(self) -> dict[str, Any]:
         """Return the parameters of notebook 02."""
         values = {"experiment": f"{self.protocol}/{self.variant}", "overrides": self.overrides, "seed": self.seed}
-        values |= {"run_folder": str(self.folder.absolute())}
-        return values | ({"init_from": str(self.depends_on.folder.absolute())} if self.depends_on else {})
+        folders = {"run_folder": self, "init_from": self.depends_on}
+        return values | {name: str(run.folder.absolute()) for name, run in folders.items() if run}
 
     def scoring_parameters(self) -> dict[str, Any]:
         """Return the parameters of the scoring notebooks."""
@@ -175,27 +179,31 @@ class Grid:
         Raises:
             ConfigError: `where` is the file or "grid NAME" or "configuration", then the key.
         """
-        name = str(config.get("grid", "table-5"))
-        if name in GRIDS:
-            source, stored = f"grid {name}", {"variants": name}
-        elif Path(name).is_file():
-            source, stored = name, _read_yaml(Path(name))
+        source = str(config.get("grid", "table-5"))
+        if source in GRIDS:
+            source, stored = f"grid {source}", {"variants": source}
+        elif Path(source).is_file():
+            try:
+                stored = yaml.safe_load(Path(source).read_text())
+            except yaml.YAMLError as error:
+                raise ConfigError(source, getattr(error, "problem", error), "YAML", "correct the file") from error
+            if not isinstance(stored, dict):
+                expected = f"`key: value` lines with {', '.join(f.name for f in fields(cls))}"
+                raise ConfigError(source, repr(stored), expected, "correct the file")
         else:
-            raise ConfigError("grid", repr(name), f"{right_name(name, GRIDS)}, or a YAML file", "correct the name")
+            raise ConfigError("grid", repr(source), f"{right_name(source, GRIDS)}, or a YAML file", "correct the name")
         given = {key: _retyped(value) for key, value in config.items() if key != "grid"}
-        with _located(source):
-            cls(**stored)
-        with _located("configuration"):
-            grid = cls(**stored | given)
+        for place, values in ((source, stored), ("configuration", stored | given)):
+            with _located(place):
+                grid = cls(**values)
         with _located(source):
             grid._check_experiments()
         return grid
 
     def to_yaml(self) -> str:
         """Return the grid as a file that `from_config` reads."""
-        values = asdict(self) | {"root": str(self.root)}
-        values = {name: [*value] if isinstance(value, tuple) else value for name, value in values.items()}
-        return yaml.safe_dump({n: value for n, value in values.items() if value is not None}, sort_keys=False)
+        values = {name: [*v] if isinstance(v, tuple) else v for name, v in asdict(self).items() if v is not None}
+        return yaml.safe_dump(values | {"root": str(self.root)}, sort_keys=False)
 
     def runs(self) -> list[GridRun]:
         """Return the grid's runs in order, each after the run that it depends on, which is added where needed."""
@@ -216,19 +224,16 @@ class Grid:
     def run_missing(self, cores: int = 2, gpus: int = 0) -> None:
         """Run with snakemake what is not done, and print when a run starts, ends or fails.
 
-        Print all that snakemake says if it did not come as far as a run. The grid is left in `as_run.yaml` in its root.
-
-        Args:
-            cores: runs at a time.
-            gpus: GPUs of this machine, one for each run.
+        `cores` runs go at a time, each on one of this machine's `gpus`. The grid is left in `as_run.yaml` in its root.
+        Print all that snakemake says if it did not come as far as a run.
         """
-        root, news = self.root.absolute(), 0
+        root, lines, news = self.root.absolute(), [], 0
         root.mkdir(parents=True, exist_ok=True)
         (root / "as_run.yaml").write_text(replace(self, root=root).to_yaml())
         command = [sys.executable, "-m", "snakemake", "--cores", str(cores), "--config", f"grid={root}/as_run.yaml"]
         command += ["--resources", f"gpu={gpus}"] if gpus else []
-        lines, pipe = [], subprocess.PIPE
-        with subprocess.Popen(command, cwd=PROJECT, stdout=pipe, stderr=subprocess.STDOUT, text=True) as process:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with subprocess.Popen(command, cwd=PROJECT, text=True, **pipes) as process:
             for line in process.stdout:
                 lines.append(line)
                 if line.startswith(("Error", "    log")) or "training " in line or " done" in line:
@@ -243,8 +248,8 @@ class Grid:
         texts = table.drop(columns="seeds").map("{:.2f}".format).astype(str)
         shown = pd.DataFrame({name: texts[name] + " ± " + texts[f"{name} sd"] for name in MIOU})
         shown = shown.replace({"nan ± nan": "–", " ± nan": ""}, regex=True)
-        changes = (VARIANTS[variant].changes for _, variant in table.index)
-        changes = [", ".join(f"{name}: {value}" for name, value in change.items()) for change in changes]
+        changes = (VARIANTS[variant].changes.items() for _, variant in table.index)
+        changes = [", ".join(f"{name}: {value}" for name, value in change) for change in changes]
         return shown.assign(seeds=table["seeds"], changes=changes)
 
     def notes(self) -> list[str]:
@@ -288,25 +293,9 @@ def scores(runs: Iterable[GridRun]) -> pd.DataFrame:
 def summarize(runs: Iterable[GridRun]) -> pd.DataFrame:
     """Return, by protocol and variant, mean and standard deviation (`sd`) of `scores`, and the number of seeds."""
     groups = scores(runs).astype(dict.fromkeys(MIOU, float)).groupby(["protocol", "variant"], sort=False)
-    columns = {}
-    for name in MIOU:
-        columns |= {name: groups[name].mean(), f"{name} sd": groups[name].std()}  # std divides by n - 1
-    return pd.DataFrame(columns | {"seeds": groups["seed"].nunique()})
-
-
-def _outcome(notebook: Path) -> tuple[bool, bool]:
-    """Return whether an executed notebook has an error other than an interruption, and whether papermill has ended.
-
-    (False, True) if there is no such notebook.
-    """
-    try:
-        executed = json.loads(notebook.read_text())
-        outputs = [output for cell in executed["cells"] for output in cell.get("outputs", [])]
-        begun = executed.get("metadata", {}).get("papermill", {})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return False, True
-    error = any(output["output_type"] == "error" and output["ename"] != "KeyboardInterrupt" for output in outputs)
-    return error, not begun or begun.get("end_time") is not None
+    table = groups[[*MIOU]].agg(["mean", "std"])  # std divides by n - 1
+    table.columns = [name + sd for name in MIOU for sd in ("", " sd")]
+    return table.assign(seeds=groups["seed"].nunique())
 
 
 @contextmanager
@@ -316,17 +305,6 @@ def _located(place: str) -> Iterator[None]:
         yield
     except ConfigError as error:
         raise ConfigError(f"{place}: {error.where}", error.found, error.expected, error.fix) from None
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ConfigError(path, getattr(error, "problem", error), "YAML", "correct the file") from error
-    if not isinstance(values, dict):
-        expected = f"`key: value` lines with {', '.join(f.name for f in fields(Grid))}"
-        raise ConfigError(path, repr(values), expected, "correct the file")
-    return values
 
 
 def _retyped(value: Any, inside: bool = False) -> Any:

@@ -14,17 +14,11 @@ FORMATS = {"value": r"\d+(\.\d+)?"} | dict.fromkeys(("bold", "frozen", "ohem"), 
 
 
 def read(table: str, folder: Path = FOLDER) -> pd.DataFrame:
-    """Read one table of the paper in long form: a row for each printed number. Scores are in percent.
+    """Read "table1" to "table6" or "text" in long form: a row for each printed number. Scores are in percent.
 
-    Args:
-        table: "table1" to "table6", or "text".
-
-    Returns:
-        The columns of the file (results/paper/README.md) as text, "" where the paper says nothing. But `value` is a
-        float, with the number of its printed decimals in `decimals`; `bold`, `frozen` and `ohem` are true or false.
-
-    Raises:
-        DataError: there is no such table, or a row is not whole; `where` is the file, with the line and the column.
+    Columns are those of the file (results/paper/README.md) as text, "" where the paper says nothing. But `value` is a
+    float, with the number of its printed decimals in `decimals`; `bold`, `frozen` and `ohem` are true or false.
+    A DataError names the file, the line and the column that are not whole.
     """
     path = Path(folder) / f"{table}.csv"
     if not path.is_file():

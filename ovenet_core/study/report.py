@@ -21,8 +21,9 @@ from ovenet_core.study.tables import Table, paper_tables, protocol_tables
 from ovenet_core.training import PROTOCOLS, VARIANTS
 from ovenet_core.utils import ConfigError, write_atomically
 
-REPORTED_PROTOCOLS = ("camvid", "camvid-half", "synthetic")
+REPORTED = ("camvid", "camvid-half", "synthetic")  # protocols
 README_SIZES = {"camvid": "full", "camvid-half": "half"}  # the protocols of the README's section: their image size
+FILES = {"result.json": "one scale", "evaluation_six_scales.json": "six scales, flip"}  # of scores: the inference
 BEGIN, END = "<!-- results: written by `make results` -->", "<!-- end of results -->"
 HOW_TO_READ = (
     "*Seeds* are random seeds. An interval (95%) is over images and seeds, or over seeds. With one seed it is over "
@@ -38,15 +39,10 @@ HOW_TO_READ_WIDTHS = (
 
 @dataclass(frozen=True)
 class Report:
-    """What can be said from the `result.json` files below some folders.
-
-    Attributes:
-        roots: folders of runs.
-        protocols: those for which tables and claims are made.
-    """
+    """What can be said from the `result.json` files below some folders; claims are of each of some protocols."""
 
     roots: Sequence[str | Path] = ("results",)
-    protocols: Sequence[str] = REPORTED_PROTOCOLS
+    protocols: Sequence[str] = REPORTED
 
     @cached_property
     def selection(self) -> RunSelection:
@@ -59,21 +55,19 @@ class Report:
     @cached_property
     def claims(self) -> dict[str, dict[str, Claim]]:
         """The claims and the parts of a gain, by protocol and id."""
-        return {
-            protocol: {claim.id: claim for claim in (*claims(study), *gain_decomposition(study))}
-            for protocol, study in self.studies.items()
-        }
+        tested = {protocol: (*claims(study), *gain_decomposition(study)) for protocol, study in self.studies.items()}
+        return {protocol: {claim.id: claim for claim in of_it} for protocol, of_it in tested.items()}
 
     @cached_property
     def tables(self) -> dict[str, Table]:
         """All tables, by name."""
-        runs = Table("runs", "runs", "Every result.json: counted, or why it is not", self.selection.status)
         title = "Table 6: the architecture, reported and as built"
         tables = [*paper_tables(self.selection), Table("table6", "architecture", title, architecture().reset_index())]
         for protocol in self.protocols:
             tables += [*protocol_tables(protocol, self.selection), *self._study_tables(protocol)]
         tables += [table for root in self.roots for table in gpu_tables(Path(root) / "bench_gpu")]
-        return {table.name: table for table in (*tables, runs)}
+        tables.append(Table("runs", "runs", "Every result.json: counted, or why it is not", self.selection.status))
+        return {table.name: table for table in tables}
 
     def of_kind(self, *kinds: str) -> list[Table]:
         """Return the tables of some kinds (`Table.kind`)."""
@@ -111,11 +105,9 @@ class Report:
             "fusion": "fusion itself, *S_f* minus *S_i* of the same network,",
             "joint_training": "training with offsets, *S_i* minus HRNet,",
         }
-        said = [
-            f"{words} {tested[id_].interval}, {tested[id_].estimate.seeds} seeds"
-            for id_, words in parts.items()
-            if id_ != "over_loss" or tested[id_].estimate.seeds
-        ]
+        if not tested["over_loss"].estimate.seeds:
+            del parts["over_loss"]
+        said = [f"{words} {tested[id_].interval}, {tested[id_].estimate.seeds} seeds" for id_, words in parts.items()]
         verdict = {"confirmed": "Yes", "refuted": "No"}.get(tested["1"].verdict, "Not shown")
         return f"**{verdict}.** {'; '.join(said)}."
 
@@ -147,8 +139,7 @@ class Report:
     def _run_rows(self, protocol: str, size: str) -> Iterator[dict[str, str | int]]:
         """Yield the README's row for each file of scores in the folder of each run of a protocol."""
         runs = [(v, run) for v in VARIANTS for _, run in sorted(self.studies[protocol].runs(v).items())]
-        files = {"result.json": "one scale", "evaluation_six_scales.json": "six scales, flip"}
-        for (variant, run), (file, inference) in itertools.product(runs, files.items()):
+        for (variant, run), (file, inference) in itertools.product(runs, FILES.items()):
             if (path := run.folder / file).exists():
                 metrics = json.loads(path.read_text())["metrics"]
                 row = {"run": f"[{variant}]({path.as_posix()})", "size": size, "seed": run.seed, "inference": inference}
@@ -168,11 +159,7 @@ class Report:
 
 
 def with_section(page: str, section: str, name: str | Path = "page") -> str:
-    """Replace what stands between the two marks of a page.
-
-    Raises:
-        ConfigError: it has not both marks.
-    """
+    """Replace what stands between the two marks of a page; without both of them it is a ConfigError."""
     pattern = f"{re.escape(BEGIN)}.*{re.escape(END)}"
     if not re.search(pattern, page, re.DOTALL):
         raise ConfigError(name, "no place for the results", f"the lines {BEGIN} and {END}", "add both lines")
@@ -183,21 +170,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run `python -m ovenet_core report`."""
     parser = argparse.ArgumentParser("python -m ovenet_core report", description=__doc__)
     parser.add_argument("--roots", nargs="+", default=["results"], help="folders with runs, such as results runs/grid")
-    parser.add_argument(
-        "--protocols",
-        nargs="+",
-        default=REPORTED_PROTOCOLS,
-        choices=list(PROTOCOLS),
-        metavar="PROTOCOL",
-        help="for which tables and claims are made, in addition to the paper's, such as cityscapes acdc ade20k; "
-        "the README's section needs camvid and camvid-half among them",
+    names = {"nargs": "+", "choices": list(PROTOCOLS), "metavar": "PROTOCOL", "default": REPORTED}
+    made = (
+        "for which tables and claims are made, such as cityscapes acdc; the README's section needs camvid camvid-half"
     )
+    parser.add_argument("--protocols", **names, help=made)
     parser.add_argument("--tables", default="results/tables", help="folder for the tables (default: %(default)s)")
-    parser.add_argument(
-        "--readme",
-        default="README.md",
-        help="page whose section of results is written again, with docs/gpu.md next to it; '' for none",
-    )
+    page = "page whose section of results is written again, with docs/gpu.md next to it; '' for none"
+    parser.add_argument("--readme", default="README.md", help=page)
     options = parser.parse_args(argv)
     report = Report(options.roots, options.protocols)
     print(f"{len(report.write(options.tables))} files in {options.tables}")

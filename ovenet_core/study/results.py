@@ -20,7 +20,6 @@ from ovenet_core.utils import ConfigError, DataError, RunError
 IMAGE_COUNTS_FILE = "images.csv.gz"  # left by 04_evaluation: the counts of each image
 OFFSET_ANALYSIS_FILE = "offset_analysis.json"  # left by 08_offset_analysis
 COUNTED = "counted"
-RETRAIN = "restore the file, or train again"
 COMPUTATION = ("channels_last", "compile", "checkpointing")  # of an experiment: how it is computed, not what
 
 Share = Annotated[float, Field(ge=0, le=1)] | None  # every score is one, or null where there is none
@@ -52,15 +51,11 @@ class StoredResult(BaseModel, strict=True):
 
 @dataclass(frozen=True)
 class Run:
-    """One experiment with one seed, as its `result.json` tells.
-
-    Attributes:
-        server: the scores that a benchmark's server told (`SERVER_SCORES` in the folder), by split.
-    """
+    """One experiment with one seed, as its `result.json` tells."""
 
     folder: Path
     result: dict[str, Any]
-    server: dict[str, dict] = field(default_factory=dict)
+    server: dict[str, dict] = field(default_factory=dict)  # by split: the scores that a benchmark's server told
 
     @cached_property
     def experiment(self) -> Experiment:
@@ -69,11 +64,8 @@ class Run:
     @cached_property
     def presets(self) -> list[str]:
         """The presets with this configuration, `COMPUTATION` aside; most often one or none."""
-        return [
-            name
-            for name, experiment in PRESETS.items()
-            if replace(self.experiment, **{field: getattr(experiment, field) for field in COMPUTATION}) == experiment
-        ]
+        computation = {name: getattr(self.experiment, name) for name in COMPUTATION}
+        return [name for name, preset in PRESETS.items() if replace(preset, **computation) == self.experiment]
 
     @property
     def seed(self) -> int:
@@ -82,7 +74,7 @@ class Run:
     @property
     def commits(self) -> list[str]:
         """The commits of the code that trained it, in eight digits; a run that was continued may have several."""
-        return sorted(map(short_commit, self.result.get("commits", [self.result["commit"]])))
+        return sorted(c[:8] + "+" * c.endswith("+") for c in self.result.get("commits", [self.result["commit"]]))
 
     @property
     def final_output(self) -> str:
@@ -91,21 +83,13 @@ class Run:
 
     def with_split(self, split: str) -> "Run | None":
         """Return the run with the scores of a split: its own, or the server's; None if there are none."""
-        if split == self.result["split"]:
-            return self
         if split not in self.server:
-            return None
+            return self if split == self.result["split"] else None
         metrics = {self.final_output: self.server[split]}
         return replace(self, result=self.result | {"split": split, "metrics": metrics})
 
     def score(self, metric: str, of_class: str = "", condition: str = "", output: str = "") -> float:
-        """Return a score in %, NaN if the result has none.
-
-        Args:
-            metric: the name of a mean, or "iou" with a class.
-            condition: "" and "all" mean all images.
-            output: by default the final one.
-        """
+        """Return a score in %, NaN if there is none: of `metric`, the name of a mean, or "iou" with a class."""
         scores = self.result["metrics"].get(output or self.final_output, {})
         if condition not in ("", "all"):
             scores = scores.get("conditions", {}).get(condition, {})
@@ -114,10 +98,9 @@ class Run:
 
 
 def find_runs(*roots: str | Path) -> tuple[list[Run], dict[Path, str]]:
-    """Read every `result.json` below some folders; return the runs, and by folder why others cannot be read.
+    """Read every `result.json` below some folders, with a server's scores where its folder has `SERVER_SCORES`.
 
-    Raises:
-        RunError: one of the folders does not exist.
+    Return the runs, and by folder why others cannot be read; a RunError if one of the folders does not exist.
     """
     runs, damaged = [], {}
     for root in map(Path, roots):
@@ -125,14 +108,19 @@ def find_runs(*roots: str | Path) -> tuple[list[Run], dict[Path, str]]:
             raise RunError(root.absolute(), "no such folder", "a folder of runs", "correct the path")
     for path in sorted({path for root in roots for path in Path(root).rglob("result.json")}):
         try:
-            runs.append(with_server(read_run(path)))
+            run, form = read_run(path), path.with_name(SERVER_SCORES)
+            server = read_scores(form, get_dataset(run.experiment.benchmark)) if form.exists() else {}
+            if (split := run.result["split"]) in server:
+                found = f"scores of the split {split!r}, which result.json has"
+                raise DataError(form, found, "other splits", "remove them")
+            runs.append(replace(run, server=server))
         except (RunError, DataError) as error:
             damaged[path.parent] = f"damaged: {error}"
     return runs, damaged
 
 
 def read_run(file: Path) -> Run:
-    """Read the run of a `result.json`.
+    """Read the run of a `result.json`, without a server's scores.
 
     Raises:
         RunError: it cannot be read, or is not the whole result of a run; `where` is the file, with the field.
@@ -140,50 +128,28 @@ def read_run(file: Path) -> Run:
     try:
         result = json.loads(file.read_text())
         StoredResult.model_validate(result)
-        run = Run(file.parent, result)
-        outputs = ["S_i"] if run.experiment.branch_stage is None else ["S_f", "S_i", "S_s"]
+        run, outputs = Run(file.parent, result), sorted(result["metrics"])
+        expected = "S_i" if run.experiment.branch_stage is None else "S_f, S_i, S_s"
+        if ", ".join(outputs) == expected:
+            return run
+        where, found = f"{file}.metrics", f"the outputs {', '.join(outputs)}"
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, (file, *first["loc"])))
-        raise RunError(
-            where, repr(first["input"])[:60], first["msg"].removeprefix("Input should be "), RETRAIN
-        ) from None
+        where, found = ".".join(map(str, (file, *first["loc"]))), repr(first["input"])[:60]
+        expected = first["msg"].removeprefix("Input should be ")
     except ConfigError as error:
-        raise RunError(f"{file}.experiment.{error.where}", error.found, error.expected, RETRAIN) from None
+        where, found, expected = f"{file}.experiment.{error.where}", error.found, error.expected
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(file, error, "the whole result of a run", RETRAIN) from None
-    if sorted(result["metrics"]) != outputs:
-        found = f"the outputs {', '.join(sorted(result['metrics']))}"
-        raise RunError(f"{file}.metrics", found, ", ".join(outputs), RETRAIN)
-    return run
-
-
-def with_server(run: Run) -> Run:
-    """Return the run with a server's scores, if its folder has `SERVER_SCORES`.
-
-    Raises:
-        DataError: the file cannot be read, or has scores of the run's own split.
-    """
-    if not (form := run.folder / SERVER_SCORES).exists():
-        return run
-    server = read_scores(form, get_dataset(run.experiment.benchmark))
-    if (split := run.result["split"]) in server:
-        raise DataError(form, f"scores of the split {split!r}, which result.json has", "other splits", "remove them")
-    return replace(run, server=server)
+        where, found, expected = file, error, "the whole result of a run"
+    raise RunError(where, found, expected, "restore the file, or train again")
 
 
 @dataclass(frozen=True)
 class RunSelection:
-    """The runs that tables may average, and all others with the reason.
+    """The runs that tables may average, and all others with the reason."""
 
-    Attributes:
-        by_preset: the runs of each preset, by seed.
-        status: a row for each result.json: folder, preset, seed, split (and the server's), commit, data
-            (fingerprint), and `status`: "counted", or why it is not.
-    """
-
-    by_preset: dict[str, dict[int, Run]]
-    status: pd.DataFrame
+    by_preset: dict[str, dict[int, Run]]  # then by seed
+    status: pd.DataFrame  # of each result.json: folder, preset, …, and `status`: `COUNTED`, or why it is not
 
     def commits(self, preset: str) -> list[str]:
         """The commits of a preset's counted runs, in eight digits; "+" marks code that was changed."""
@@ -220,10 +186,6 @@ def select_runs(runs: Iterable[Run], damaged: dict[Path, str] | None = None) -> 
     rows += [(str(folder), "", None, "", "", "", why) for folder, why in (damaged or {}).items()]
     columns = ["folder", "preset", "seed", "split", "commit", "data", "status"]
     return RunSelection(by_preset, pd.DataFrame(rows, columns=columns).astype({"seed": "Int64"}))
-
-
-def short_commit(commit: str) -> str:
-    return commit[:8] + ("+" if commit.endswith("+") else "")
 
 
 def _nearest(experiment: Experiment) -> str:

@@ -9,7 +9,6 @@ from scipy import stats
 
 from ovenet_core.evaluation import class_iou, ratio
 
-DRAWS = 2000
 ERRORS_PER_DRAW = 25  # of the mean over seeds, for each draw of images; each error counts with both signs
 MIN_BLOCKS = 5  # of neighbouring images in a draw
 LEVEL = 0.95
@@ -17,7 +16,9 @@ LEVEL = 0.95
 # Per class: hits, pixels of the label, pixels of the prediction. The scores here need no more of a confusion matrix,
 # and this is a fiftieth of it for the 150 classes of ADE20K.
 ClassCounts = Float[np.ndarray, "images 3 classes"]
+Pair = tuple[ClassCounts, ClassCounts]  # of two systems, on the same images
 Sums = Float[np.ndarray, "draws 3 classes"]
+Weights = Float[np.ndarray, "draws images"]
 Score = Callable[[np.ndarray], np.ndarray]
 
 
@@ -34,9 +35,6 @@ class Estimate:
         if np.isnan(self.value):
             return "–"
         return f"{self.value:.2f}" if np.isnan(self.low) else f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
-
-
-# -- Scores
 
 
 def iou_percent(sums: Sums) -> Float[np.ndarray, "draws classes"]:
@@ -60,33 +58,19 @@ def share_of_gains(gains: Float[np.ndarray, "draws classes"]) -> Float[np.ndarra
     return 100 * ratio((gains > 0).sum(1), ((gains > 0) | (gains < 0)).sum(1))
 
 
-# -- Intervals
-
-
 def paired_difference(
-    pairs: Sequence[tuple[ClassCounts, ClassCounts]],
-    score: Score = miou,
-    summary: Score = np.asarray,
-    draws: int = DRAWS,
-    seed: int = 0,
-    block_length: int = 1,
+    pairs: Sequence[Pair], score: Score = miou, summary: Score = np.asarray, block_length=1, draws=2000, seed=0
 ) -> Estimate:
-    """Estimate the mean difference in a score over pairs of runs, with an interval over images and seeds.
+    """Estimate the mean difference in a score over pairs of runs, one for each seed, with its interval.
 
     Each draw takes the same images for all runs. The mean over pairs then gets errors that follow the t distribution
     of the mean of so few seeds (for several scores, the multivariate one), because a bootstrap of three seeds would
-    give too narrow an interval. One pair says nothing of other seeds: its interval is over images alone.
-
-    Args:
-        pairs: for each seed, the counts of each image by the one system and by the other.
-        score: computed from sums of counts.
-        summary: of the mean differences, where `score` gives several numbers.
-        block_length: how many neighbouring images are drawn together.
+    give too narrow an interval. One pair says nothing of other seeds: its interval is over images alone. `summary`
+    makes one number of the mean differences, where `score` gives several.
     """
     if not pairs:
         return Estimate()
-    random = np.random.default_rng(seed)
-    count = len(pairs[0][0])
+    random, count = np.random.default_rng(seed), len(pairs[0][0])
     weights = block_bootstrap_weights(count, min(block_length, max(count // MIN_BLOCKS, 1)), draws, random)
     exact, drawn = (
         np.array([_score_sums(one, w, score) - _score_sums(other, w, score) for one, other in pairs])
@@ -103,13 +87,8 @@ def paired_difference(
     return Estimate(float(summary(exact.mean(0))[0]), float(low), float(high), len(pairs))
 
 
-def block_bootstrap_weights(
-    count: int, block_length: int, draws: int, random: np.random.Generator
-) -> Float[np.ndarray, "draws images"]:
-    """Count how often each image is in each draw of the circular block bootstrap (Politis and Romano, 1992).
-
-    A draw has as many images as there are, in blocks of neighbours; the first image follows the last.
-    """
+def block_bootstrap_weights(count: int, block_length: int, draws: int, random: np.random.Generator) -> Weights:
+    """Count how often each image is in each draw of the circular block bootstrap (Politis and Romano, 1992)."""
     first = random.integers(count, size=(draws, -(-count // block_length), 1))
     taken = ((first + np.arange(block_length)) % count).reshape(draws, -1)[:, :count]
     return np.stack([np.bincount(row, minlength=count) for row in taken]).astype(float)
@@ -123,7 +102,7 @@ def _draw_errors_of_mean(values: np.ndarray, draws: int, random: np.random.Gener
     return (normal / deviation[:, None]) @ (values - values.mean(0))
 
 
-def _score_sums(counts: ClassCounts, weights: Float[np.ndarray, "draws images"], score: Score) -> np.ndarray:
+def _score_sums(counts: ClassCounts, weights: Weights, score: Score) -> np.ndarray:
     """Score each draw; a class of the labels that a draw happens to lack enters none of its scores."""
     sums = (weights @ counts.reshape(len(counts), -1)).reshape(-1, *counts.shape[1:])
     labels, predictions = sums[:, 1], sums[:, 2]

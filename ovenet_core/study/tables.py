@@ -1,7 +1,7 @@
 """The paper's tables and this study's: reported, reproduced, difference; from `result.json` files and server scores."""
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,62 +12,53 @@ import pandas as pd
 from ovenet_core.data import get_dataset
 from ovenet_core.evaluation import SERVER_SCORES, mean_metrics
 from ovenet_core.study import paper
-from ovenet_core.study.grid import GridRun
+from ovenet_core.study.grid import OUTPUTS, GridRun
 from ovenet_core.study.results import RunSelection
 from ovenet_core.training import PRESETS, PROTOCOLS, SYSTEMS, TABLE_5, VARIANTS
 from ovenet_core.utils import write_atomically
 
+# fmt: off
 METRICS = {  # of result.json: as the paper's tables call them
-    "miou": "IoU cla.",
-    "mean_instance_iou": "iIoU cla.",
-    "mean_category_iou": "IoU cat.",
-    "mean_category_instance_iou": "iIoU cat.",
-    "pixel_accuracy": "pixel acc.",
-    "mean_accuracy": "mean acc.",
+    "miou": "IoU cla.", "mean_instance_iou": "iIoU cla.", "mean_category_iou": "IoU cat.",
+    "mean_category_instance_iou": "iIoU cat.", "pixel_accuracy": "pixel acc.", "mean_accuracy": "mean acc.",
 }
 SYSTEM_NAMES = {"hrnet": "HRNet", "ovenet": "OVeNet", "hrnet-ocr": "HRNet + OCR", "ovenet-ocr": "OVeNet (HRNet + OCR)"}
 CHANGE_WORDS = {  # of a variant's fields
-    "freeze_backbone": "frozen backbone",
-    "ohem": "without OHEM",
-    "confidence_loss": "without confidence loss",
-    "fuse_probabilities": "probabilities fused",
-    "tau": "τ {:g}",
-    "branch_stage": "branch from stage {}",
+    "freeze_backbone": "frozen backbone", "ohem": "without OHEM", "confidence_loss": "without confidence loss",
+    "fuse_probabilities": "probabilities fused", "tau": "τ {:g}", "branch_stage": "branch from stage {}",
     "loss_weight": "loss x {:g}",
 }
+# fmt: on
 LATEX_SYMBOLS = {"τ": r"$\tau$", "±": r"$\pm$", "–": "--", "×": r"$\times$", "<": "$<$", ">": "$>$"}
 NEXT_SEED_COMMAND = "command for the next seed"
 LONG_COLUMNS = ("measure", "runs", NEXT_SEED_COMMAND)  # of texts for which a page of LaTeX has no room
+TRAINED = {"train": "trained on train", "trainval": "trained on train+val", "": ""}
+_WHERE = "benchmark split condition class"
+PAPER_TABLES = {  # by file: the title; the columns that name its rows, its columns and what is compared
+    "table1": ("Table 1: Cityscapes test", "method backbone trained", "score", "trained metric"),
+    "table2": ("Table 2: Cityscapes test, IoU by class", "scored", "method trained", "class trained"),
+    "table3": ("Table 3: ACDC test, IoU by class", "condition scored", "method", "condition class"),
+    "table4": ("Table 4: ACDC, mIoU by condition", "method", "condition", "condition"),
+    "table5": ("Table 5: Cityscapes val, ablations, mIoU", "method", "score", "metric"),
+    "text": ("Section 4.2: scores and gains in the text", f"{_WHERE} method gain", "score", f"{_WHERE} over metric"),
+}
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table, its files and what is said below it.
+    """A table, its files and what is said below it."""
 
-    Attributes:
-        name: of its files.
-        kind: "paper", "protocol" (the same of a protocol of ours), "architecture", "runs", "claims", "gain_parts",
-            "widths", "costs" or "gpu".
-        data: what the CSV holds.
-        printed: rows and columns as printed, NaN for a dash; `data` if not given.
-        bold: which of the printed texts are.
-        commits: of each preset whose runs are in it.
-        folders: of the runs, to be listed below it.
-        commands: what would run what is missing.
-        float_format: of the numbers in the CSV.
-    """
-
-    name: str
-    kind: str
+    name: str  # of its files
+    kind: str  # paper, protocol (the same of one of ours), architecture, runs, claims, gain_parts, widths, costs or gpu
     title: str
-    data: pd.DataFrame
-    printed: pd.DataFrame | None = None
-    bold: pd.DataFrame | None = None
+    data: pd.DataFrame  # what the CSV holds
+    printed: pd.DataFrame | None = None  # rows and columns as printed, NaN for a dash; `data` if not given
+    bold: pd.DataFrame | None = None  # which of the printed texts are
     note: str = ""
-    commits: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    folders: Sequence[str] = ()
-    commands: Sequence[str] = ()
-    float_format: str | None = None
+    commits: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of each preset whose runs are in it
+    folders: Sequence[str] = ()  # of the runs, to be listed below it
+    commands: Sequence[str] = ()  # what would run what is missing
+    float_format: str | None = None  # of the numbers in the CSV
 
     @property
     def several_commits(self) -> bool:
@@ -92,14 +83,14 @@ class Table:
         return texts.to_markdown(index=False, disable_numparse=True)
 
     def markdown(self) -> str:
-        """Format the table in Markdown: title, rows, note, the runs behind it and the commands of what was not run."""
-        note = [self.note] if self.note else []
+        """Format title, rows, note, the runs behind it and the commands of what was not run, in Markdown."""
+        note = [self.note]
         if self.several_commits:
             named = "; ".join(f"{preset} {' '.join(commits)}" for preset, commits in self.commits.items())
             note.append(f"Runs are of several commits: {named}.")
         if self.changed_code:
             note.append(f"Run with code that was changed after its commit (+): {', '.join(self.changed_code)}.")
-        parts = [f"## {self.title}", self.markdown_body(), " ".join(note)]
+        parts = [f"## {self.title}", self.markdown_body(), " ".join(filter(None, note))]
         if self.folders:
             parts.append("Runs: " + ", ".join(f"`{folder}`" for folder in self.folders))
         if self.commands:
@@ -125,35 +116,22 @@ class Table:
             write_atomically(folder / f"{self.name}.{suffix}", lambda f, text=text: f.write(text))
 
 
-# -- Scores beside those of the paper
-
-
 @dataclass(frozen=True)
 class TableCell:
-    """One place in a table of scores, and which score belongs there.
-
-    Attributes:
-        row, column: their labels.
-        best_within: names the cells among which the best is sought.
-        preset: of the runs; "" for another method, which has only a reported score.
-        over: the preset whose score, of the same seed, is subtracted; "" for none.
-        reported: by the paper; NaN if it has none.
-        decimals: that the paper prints.
-        output: of the network; "" is the final prediction.
-    """
+    """One place in a table of scores, and which score belongs there."""
 
     row: str
     column: str
-    best_within: str
-    preset: str
+    best_within: str  # names the cells among which the best is sought
+    preset: str  # of the runs; "" for another method, which has only a reported score
     split: str
     metric: str
     class_name: str = ""
     condition: str = ""
-    over: str = ""
-    reported: float = np.nan
-    decimals: int = 2
-    output: str = ""
+    over: str = ""  # the preset whose score, of the same seed, is subtracted; "" for none
+    reported: float = np.nan  # by the paper
+    decimals: int = 2  # that the paper prints
+    output: str = ""  # of the network; "" is the final prediction
 
     def scores(self, preset: str, selection: RunSelection) -> dict[int, float]:
         """Return by seed the scores of the runs of a preset on this split, NaN where a run has no such score."""
@@ -169,34 +147,27 @@ class TableCell:
         missing = bool(self.preset) and not scores and (not np.isnan(self.reported) or not ours)
         wanted = [p for p, scored in ((self.preset, ours), (self.over, theirs)) if p and not scored] or [self.preset]
         mean = statistics.fmean(scores.values()) if scores else np.nan
+        sd = statistics.stdev(scores.values()) if len(scores) > 1 else np.nan
+        state = "reproduced" if scores else "not run" if missing else "none" if self.preset else "reported"
+        folders = " ".join(str(selection.by_preset[self.preset][seed].folder) for seed in scores)
+        command = "\n".join(command_for(preset, self.split) for preset in wanted) if missing else ""
         kept = ("row", "column", "best_within", "reported", "decimals", "preset")
-        return {name: getattr(self, name) for name in kept} | {
-            "reproduced": mean,
-            "sd": statistics.stdev(scores.values()) if len(scores) > 1 else np.nan,
-            "seeds": len(scores),
-            "difference": mean - self.reported,
-            "state": "reproduced" if scores else "not run" if missing else "none" if self.preset else "reported",
-            "folders": " ".join(str(selection.by_preset[self.preset][seed].folder) for seed in scores),
-            "command": "\n".join(command_for(preset, self.split) for preset in wanted) if missing else "",
-        }
+        found = {"reproduced": mean, "sd": sd, "seeds": len(scores), "difference": mean - self.reported}
+        origin = {"state": state, "folders": folders, "command": command}
+        return {name: getattr(self, name) for name in kept} | found | origin
 
 
 def command_for(preset: str, split: str = "val", seed: int = 0, beside: str = "") -> str:
-    """Return the command that runs and scores a preset, and the variants `beside` it.
-
-    Where labels are withheld, it predicts the test split for the server.
-    """
+    """Return the command that runs and scores a preset, and variants `beside` it; for "test", also predicts."""
     protocol, variant = preset.split("/")
     variants = f"'variants=[{variant},{beside}]'" if beside else f"variants={variant}"
     command = f"snakemake --cores 1 --config protocol={protocol} {variants} 'seeds=[{seed}]' scores=True root=runs/grid"
     if split != "test":
         return command
     folder = GridRun(protocol, variant, seed, {}, Path("runs/grid")).folder
-    return (
-        f"{command} && papermill notebooks/05_test_inference.ipynb {folder}/05_test_inference.ipynb "
-        f"-p run_folder {folder} -p dataset {PRESETS[preset].benchmark}"
-        f"  # its archive goes to the server, the server's scores into {folder}/{SERVER_SCORES}"
-    )
+    predict = f"papermill notebooks/05_test_inference.ipynb {folder}/05_test_inference.ipynb -p run_folder {folder}"
+    then = f"# its archive goes to the server, the server's scores into {folder}/{SERVER_SCORES}"
+    return f"{command} && {predict} -p dataset {PRESETS[preset].benchmark}  {then}"
 
 
 def score_table(name: str, kind: str, title: str, cells: Sequence[TableCell], selection: RunSelection) -> Table:
@@ -227,24 +198,18 @@ def find_best(data: pd.DataFrame) -> pd.DataFrame:
 
 
 def format_scores(data: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Format rows and columns as printed, and say which texts are bold.
-
-    The first column names the rows; below each other one: reported, reproduced and difference, if it has any.
-    """
-    texts = {
-        "reported": [f"{r.reported:.{r.decimals}f}" if r.reported > -np.inf else np.nan for r in data.itertuples()],
-        "reproduced": [_format_mean(row) for row in data.itertuples()],
-        "difference": [f"{number:+.2f}" if number > -np.inf else np.nan for number in data["difference"]],
-    }
-    order = pd.MultiIndex.from_product([data["column"].unique(), list(texts)])
-
-    def widen(columns: Mapping[str, Iterable]) -> pd.DataFrame:
-        wide = data[["row", "column"]].assign(**columns).set_index(["row", "column"]).unstack("column")
-        return wide.swaplevel(axis=1).reindex(index=data["row"].unique(), columns=order)
-
-    printed, bold = widen(texts), widen({**find_best(data), "difference": False}).eq(True)
+    """Format rows and columns as printed (below each: reported, reproduced, difference); say which texts are bold."""
+    reported = [f"{r.reported:.{r.decimals}f}" if r.reported > -np.inf else np.nan for r in data.itertuples()]
+    texts = pd.DataFrame({"reported": reported, "reproduced": map(_format_mean, data.itertuples())})
+    texts["difference"] = data["difference"].map("{:+.2f}".format, na_action="ignore")
+    order = pd.MultiIndex.from_product([data["column"].unique(), texts.columns])
+    places = pd.MultiIndex.from_frame(data[["row", "column"]], names=[None, None])
+    printed, bold = (
+        table.set_index(places).unstack().swaplevel(axis=1).reindex(index=data["row"].unique(), columns=order)
+        for table in (texts, find_best(data))
+    )
     shown = [column for column in order if column[1] == "reproduced" or printed[column].notna().any()]
-    printed, bold = (wide[shown].rename_axis(index=None, columns=[None, None]) for wide in (printed, bold))
+    printed, bold = printed[shown], bold[shown].eq(True)
     printed.insert(0, ("", ""), printed.index)
     bold.insert(0, ("", ""), False)
     return printed.reset_index(drop=True), bold.reset_index(drop=True)
@@ -257,60 +222,37 @@ def _format_mean(row: tuple) -> str | float:
     return f"{row.reproduced:.2f}{spread} ({row.seeds})"
 
 
-# -- Which tables there are
-
-
 def paper_tables(selection: RunSelection) -> list[Table]:
-    """Make Tables 1 to 5 and the scores of the text, with what was reproduced of them.
-
-    A run is compared where it was scored on the split that the paper names. Most of its numbers are of test splits,
-    whose labels are withheld: those scores come from the benchmarks' servers alone (`SERVER_SCORES`).
-    """
-    names = ("table1", "table2", "table3", "table4", "table5", "text")
-    one, two, three, four, five, text = map(paper.read, names)
-    trained = {"train": "trained on train", "trainval": "trained on train+val", "": ""}
-    one["trained"] = one["trained_on"].map(trained)
-    two["trained"] = [trained["trainval" if "trainval" in preset else "train"] for preset in two["preset"]]
-    two["scored"], three["scored"] = (table["class"].replace("", "mIoU") for table in (two, three))
-    five["method"] = [variant_label(preset.split("/")[1]) for preset in five["preset"]]
-    text = text[text["metric"].str.removesuffix(" gain").isin([*METRICS, "iou"]) & (text["preset"] != "")].copy()
-    text["over_name"] = [f"gain over {SYSTEM_NAMES[over.split('/')[1]]}" if over else "" for over in text["over"]]
-    # Of each table, the columns of the CSV that name its rows, its columns and what is compared.
-    gain = "benchmark split condition class"
-    cells = {
-        "Table 1: Cityscapes test": _paper_cells(one, "method backbone trained", "metric_name", "trained metric"),
-        "Table 2: Cityscapes test, IoU by class": _paper_cells(two, "scored", "method trained", "class trained"),
-        "Table 3: ACDC test, IoU by class": _paper_cells(three, "condition scored", "method", "condition class"),
-        "Table 4: ACDC, mIoU by condition": _paper_cells(four, "method", "condition", "condition"),
-        "Table 5: Cityscapes val, ablations, mIoU": _paper_cells(five, "method", "metric_name", "metric"),
-        "Section 4.2: scores and gains in the text": _paper_cells(
-            text, f"{gain} method over_name", "metric_name", f"{gain} over metric"
-        ),
-    }
-    return [score_table(n, "paper", title, c, selection) for n, (title, c) in zip(names, cells.items(), strict=True)]
-
-
-def _paper_cells(table: pd.DataFrame, row: str, column: str, best_within: str) -> list[TableCell]:
-    """Make the cells of a table of the paper; the columns given name its rows, its columns and what is compared."""
-    table = table.assign(**{name: "" for name in ("class", "condition", "over", "split") if name not in table})
-    table["metric"] = table["metric"].str.removesuffix(" gain")  # where `over` is not empty
-    table["metric_name"] = table["metric"].map(METRICS).fillna(table["metric"])
-    labels = [
-        table[names.split()].agg(lambda n: ", ".join(filter(None, n)), axis=1) for names in (row, column, best_within)
+    """Make Tables 1 to 5 and the scores of the text, with what was reproduced of them on the paper's splits."""
+    return [
+        score_table(name, "paper", title, _paper_cells(name, *columns), selection)
+        for name, (title, *columns) in PAPER_TABLES.items()
     ]
+
+
+def _paper_cells(name: str, *columns: str) -> list[TableCell]:
+    """Make the cells of a table of the paper; the columns given name its rows, its columns and what is compared."""
+    table = paper.read(name)
+    table = table.assign(**{c: "" for c in ("class", "condition", "over", "split", "trained_on") if c not in table})
+    table["metric"] = table["metric"].str.removesuffix(" gain")  # where `over` is not empty
+    if name == "text":
+        table = table[table["metric"].isin([*METRICS, "iou"]) & (table["preset"] != "")].copy()
+    if name == "table2":
+        table["trained_on"] = ["trainval" if "trainval" in preset else "train" for preset in table["preset"]]
+    if name == "table5":
+        table["method"] = [variant_label(preset.split("/")[1]) for preset in table["preset"]]
+    table["trained"], table["scored"] = table["trained_on"].map(TRAINED), table["class"].replace("", "mIoU")
+    table["score"] = table["metric"].map(METRICS).fillna(table["metric"])
+    table["gain"] = [over and f"gain over {SYSTEM_NAMES[over.split('/')[1]]}" for over in table["over"]]
+    labels = [table[names.split()].agg(lambda n: ", ".join(filter(None, n)), axis=1) for names in columns]
     again = np.where(pd.concat(labels[:2], axis=1).duplicated(), ", again", "")  # the text names one gain twice
-    table = table.assign(
-        row=labels[0] + again, column=labels[1], best_within=labels[2] + again, reported=table["value"]
-    )
-    where = ["row", "column", "best_within", "preset", "split", "metric", "class", "condition", "over"]
-    return [TableCell(*values) for values in table[[*where, "reported", "decimals"]].itertuples(index=False)]
+    where = ["preset", "split", "metric", "class", "condition", "over", "value", "decimals"]
+    fields = labels[0] + again, labels[1], labels[2] + again, *(table[name] for name in where)
+    return [TableCell(*values) for values in zip(*fields, strict=True)]
 
 
 def protocol_tables(protocol: str, selection: RunSelection) -> list[Table]:
-    """Make the same tables of one of our protocols, scored on val: systems, classes, conditions, ablations.
-
-    The paper has no numbers for them; it has some for the first and the last on its own benchmarks (`paper_tables`).
-    """
+    """Make the same tables of one of our protocols, scored on val: systems, classes, conditions, ablations."""
     experiment, words = PROTOCOLS[protocol]
     dataset = get_dataset(experiment.benchmark)
 
@@ -319,18 +261,15 @@ def protocol_tables(protocol: str, selection: RunSelection) -> list[Table]:
         return TableCell(variant_label(variant), column, column, preset, experiment.val_split, metric, **where)
 
     ablations = [*TABLE_5, *(v for v in VARIANTS if v not in (*TABLE_5, *SYSTEMS))]
-    outputs = {"S_i": "S_i", "S_s": "S_s", "S_f": "S_f", "final": ""}
+    outputs = (*OUTPUTS, "")
     classes = dataset.class_names if dataset.num_classes <= 30 else ()
     conditions = (*dataset.conditions, "all") if dataset.conditions else ()
-    # In Table 2 rows and columns change places, so that many classes fit on a page: the best is sought along a row.
-    by_class = [
-        replace(cell(v, n, "iou", class_name=n), row=n, column=variant_label(v)) for n in classes for v in SYSTEMS
-    ]
-    tables = {
+    by_class = [cell(v, name, "iou", class_name=name) for name in classes for v in SYSTEMS]
+    tables = {  # in Table 2 rows and columns change places, so that many classes fit on a page
         1: ("systems", [cell(v, METRICS[metric], metric) for v in SYSTEMS for metric in mean_metrics(dataset)]),
-        2: ("IoU by class", by_class),
+        2: ("IoU by class", [replace(c, row=c.column, column=c.row) for c in by_class]),
         4: ("mIoU by condition", [cell(v, name, condition=name) for v in SYSTEMS for name in conditions]),
-        5: ("ablations, mIoU of each output", [cell(v, n, output=o) for v in ablations for n, o in outputs.items()]),
+        5: ("ablations, mIoU of each output", [cell(v, o or "final", output=o) for v in ablations for o in outputs]),
     }
     title = f"of the protocol {protocol} ({words}), val"
     return [
@@ -344,8 +283,7 @@ def variant_label(name: str) -> str:
     """Name a variant in words: its system, and what it changes in it."""
     if name in SYSTEM_NAMES:
         return SYSTEM_NAMES[name]
-    variant = VARIANTS[name]
-    system = "HRNet" if variant.changes.get("branch_stage", 4) is None else "OVeNet"
-    changed = [(k, v) for k, v in variant.changes.items() if v is not None and k != "widen_pretrained"]
-    words = [CHANGE_WORDS[field_].format(value) for field_, value in changed]
-    return ", ".join([system, *words, *(["as many parameters as OVeNet"] if variant.width_factor != 1 else [])])
+    variant, changes = VARIANTS[name], VARIANTS[name].changes
+    words = ["HRNet" if changes.get("branch_stage", 4) is None else "OVeNet"]
+    words += [CHANGE_WORDS[k].format(v) for k, v in changes.items() if v is not None and k != "widen_pretrained"]
+    return ", ".join([*words, *(["as many parameters as OVeNet"] if variant.width_factor != 1 else [])])

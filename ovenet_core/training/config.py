@@ -6,7 +6,6 @@ neither says.
 """
 
 import json
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, fields, replace
 from typing import Annotated, Any, Literal
 
@@ -82,7 +81,7 @@ class Experiment(ComputationConfig, ScheduleConfig, DataConfig, LossConfig, Init
     """All groups together (fields of the last base come first). The defaults are OVeNet (HRNet) on Cityscapes, Table 1.
 
     Raises:
-        ConfigError: a value that no run can have, with the field and what is expected.
+        ConfigError: no such field, or a value that no run can have; with the field and what is expected.
     """
 
     @property
@@ -100,22 +99,20 @@ class Experiment(ComputationConfig, ScheduleConfig, DataConfig, LossConfig, Init
         return cls(**values)
 
     def override(self, **changes: Any) -> "Experiment":
-        """Return a copy with fields changed; lists, as papermill passes them, become tuples.
-
-        Raises:
-            ConfigError: a field that does not exist, with the nearest right name; a value of the wrong type or range.
-        """
+        """Return a copy with fields changed; lists, as papermill passes them, become tuples."""
         return replace(self, **changes)
 
     def differences(self, other: dict[str, Any]) -> list[str]:
         """Return `field: this value, that value` for each field in which a stored configuration differs."""
         mine, other = json.loads(json.dumps(asdict(self))), json.loads(json.dumps(asdict(Experiment()))) | other
-        names = [*mine, *(name for name in other if name not in mine)]
-        return [f"{n}: {mine.get(n)!r}, {other.get(n)!r}" for n in names if mine.get(n) != other.get(n)]
+        return [f"{n}: {mine.get(n)!r}, {other.get(n)!r}" for n in mine | other if mine.get(n) != other.get(n)]
 
 
-def autocast(experiment: Experiment, device: torch.device) -> AbstractContextManager:
+def autocast(experiment: Experiment, device: torch.device) -> torch.autocast:
     """Enter bfloat16 autocast where the experiment asks for it."""
-    if experiment.precision == "float32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=getattr(torch, experiment.precision))
+    return torch.autocast(device.type, torch.bfloat16, enabled=experiment.precision == "bfloat16")
+
+
+def select_device(device: str | torch.device = "") -> torch.device:
+    """Return the device of that name; without a name a GPU if there is one."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

@@ -1,10 +1,10 @@
 """From an experiment to its parts: network, loss, images, optimizer, and the trainer that they are handed to."""
 
-import hashlib
 import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,13 @@ from ovenet_core.data import Sample, SegmentationDataset, get_dataset
 from ovenet_core.evaluation import Evaluation, evaluate, predict_classes
 from ovenet_core.losses import OVeNetLoss
 from ovenet_core.ovenet import OVeNet, build
-from ovenet_core.training.checkpoint import CHECKPOINT, RESULT, SNAPSHOT, run_experiment
-from ovenet_core.training.config import Experiment, autocast
+from ovenet_core.training.checkpoint import RESULT, SNAPSHOT, trained_run, weights_identity
+from ovenet_core.training.config import Experiment, autocast, select_device
 from ovenet_core.training.trainer import Trainer
-from ovenet_core.utils import ConfigError, DataError, RunError, WeightsError
-from ovenet_core.weights import is_ours, load_official, load_own, read_state
+from ovenet_core.utils import ConfigError, DataError, RunError
+from ovenet_core.weights import load_network, load_official, read_state
+
+SLOW = "this CPU imitates bfloat16 and takes about twenty times as long: set precision to float32, or use a GPU"
 
 
 def create_trainer(
@@ -36,161 +38,91 @@ def create_trainer(
     init_from: str | Path | None = None,
     device: str | torch.device = "",
     workers: int = 0,
-    cache: str | Path | None = None,
+    cache_folder: str | Path = "",
     network_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Trainer:
-    """Build the parts of a run and hand them to its trainer.
+    """Build the parts of a run and hand them to its trainer; a snapshot in `run_folder` is continued.
 
     Args:
-        experiment: what to train.
-        data_root: folder of the dataset's images.
-        run_folder: where the run's files go; a snapshot in it is continued.
-        seed: of the initial values, the order of the images and the augmentation.
         weights: file of `experiment.pretrained`; required if the experiment names one and the run has not begun.
         init_from: folder of the finished run of `experiment.init_from`; likewise.
         device: "cpu", "cuda", …; by default a GPU if there is one.
-        workers: processes that prepare images; the outcome does not depend on it.
-        cache: folder for the decoded training images (`DecodedCache`), so no epoch decodes them again.
-        network_options: further arguments of `build`.
-        options: `snapshot_every` and `progress` of `Trainer`.
+        cache_folder: for the decoded training images (`DecodedCache`), so no epoch decodes them again.
+        network_options, options: further arguments of `build`; `snapshot_every` and `progress` of `Trainer`.
 
     Raises:
         SnapshotError: the folder holds another experiment, seed or images, or a damaged snapshot.
-        ConfigError: class weights of another number than the classes; initial weights that are not given.
-        DataError: a split without labels.
+        ConfigError, DataError: class weights or initial weights that do not fit; a split without labels.
     """
-    device, folder = torch.device(device) if device else select_device(), Path(run_folder)
+    device, folder = select_device(device), Path(run_folder)
+    if experiment.precision == "bfloat16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        warnings.warn(SLOW, stacklevel=2)
     dataset = get_dataset(experiment.benchmark)
-    loss = build_loss(experiment, dataset.num_classes).to(device)
-    fields = {"train": "train_split", "val": "val_split"}
-    samples = {
-        name: labelled_samples(dataset, data_root, field, getattr(experiment, field)) for name, field in fields.items()
-    }
-    loader = build_loader(
-        experiment, _cached(dataset, samples["train"], cache), samples["train"], seed, workers, device
-    )
-    warn_if_slow(experiment, device)
+    require_class_weights(experiment.class_weights, dataset.num_classes)
+    loss = OVeNetLoss(experiment).to(device)
+    splits = {"train": experiment.train_split, "val": experiment.val_split}
+    samples = {name: labelled_samples(dataset, data_root, f"{name}_split", split) for name, split in splits.items()}
+    loading = {"num_workers": workers, "pin_memory": device.type == "cuda"}
+    loader = build_loader(experiment, dataset, samples["train"], seed, cache_folder, **loading)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     network = build_network(experiment, dataset.num_classes, **(network_options or {}))
     has_begun = (folder / SNAPSHOT).exists() or (folder / RESULT).exists()
     report = "" if has_begun else load_initial_weights(network, experiment, weights, init_from)
-    network.to(device, memory_format=_memory_format(experiment))
+    network.to(device)
     if utils.world_size() > 1 and device.type == "cuda":  # there is none for CPUs
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    optimizer = build_optimizer(experiment, network)
+    trained, rate = [p for p in network.parameters() if p.requires_grad], experiment.learning_rate
+    optimizer = torch.optim.SGD(trained, rate, experiment.momentum, weight_decay=experiment.weight_decay)
     scheduler = PolynomialLR(optimizer, loader.batch_sampler.total, experiment.poly_power)
-    return Trainer(
-        experiment,
-        seed,
-        folder,
-        network=network,
-        loss=loss,
-        optimizer=optimizer,
-        scheduler=scheduler,
-        loader=loader,
-        validate=build_validation(experiment, dataset, samples["val"], device),
-        samples=samples,
-        load_report=report,
-        **options,
-    )
+    score = partial(validate, experiment, dataset, samples["val"])
+    parts = (network, loss, optimizer, scheduler, loader)
+    return Trainer(experiment, seed, folder, *parts, score, samples, report, **options)
 
 
 def build_network(experiment: Experiment, num_classes: int, **options: Any) -> OVeNet:
-    """Build the experiment's network, with initial values from torch's random state."""
-    return build(num_classes, experiment, checkpointing=experiment.checkpointing, **options)
-
-
-def build_loss(experiment: Experiment, num_classes: int) -> OVeNetLoss:
-    """Build the experiment's loss; ConfigError unless its class weights are as many as the classes."""
-    require_class_weights(experiment.class_weights, num_classes)
-    return OVeNetLoss(experiment)
-
-
-def build_optimizer(experiment: Experiment, network: nn.Module) -> torch.optim.Optimizer:
-    """Build SGD with momentum (section 4.1) for the parameters that are trained."""
-    return torch.optim.SGD(
-        [p for p in network.parameters() if p.requires_grad],
-        lr=experiment.learning_rate,
-        momentum=experiment.momentum,
-        weight_decay=experiment.weight_decay,
-    )
+    """Build the experiment's network in its memory format, with initial values from torch's random state."""
+    network = build(num_classes, experiment, checkpointing=experiment.checkpointing, **options)
+    return network.to(memory_format=torch.channels_last) if experiment.channels_last else network
 
 
 def build_loader(
-    experiment: Experiment,
-    source: SegmentationDataset | data.DecodedCache,
-    samples: Sequence[Sample],
-    seed: int,
-    workers: int,
-    device: torch.device,
+    e: Experiment, dataset: SegmentationDataset, samples: list[Sample], seed: int, cache: str | Path, **options: Any
 ) -> DataLoader:
-    """Build the loader of augmented images; its batch sampler gives this process its share of every batch."""
-    images = data.TrainingDataset(
-        source,
-        samples,
-        seed,
-        crop=experiment.crop,
-        image_size=experiment.image_size,
-        scale_range=experiment.scale_range,
-        flip=experiment.flip,
-    )
-    batches = data.DistributedBatchSampler(
-        len(samples),
-        experiment.batch_size,
-        experiment.epochs,
-        seed,
-        rank=utils.rank(),
-        processes=utils.world_size(),
-        micro_batch_size=experiment.micro_batch_size,
-    )
-    return DataLoader(
-        images,
-        batch_sampler=batches,
-        num_workers=workers,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # else it draws from torch's random state
-    )
+    """Build the loader of augmented images; its batch sampler gives this process its share of every batch.
+
+    The first process decodes images that the cache lacks. `options` are those of `DataLoader`.
+    """
+    source, rank, processes = dataset, utils.rank(), utils.world_size()
+    if cache:
+        if rank > 0:
+            utils.barrier()
+        source = data.DecodedCache.build(dataset, samples, cache, progress=rank == 0)
+        if rank == 0:
+            utils.barrier()
+    augmentation = {"crop": e.crop, "image_size": e.image_size, "scale_range": e.scale_range, "flip": e.flip}
+    images = data.TrainingDataset(source, samples, seed, **augmentation)
+    parts = {"rank": rank, "processes": processes, "micro_batch_size": e.micro_batch_size}
+    batches = data.DistributedBatchSampler(len(samples), e.batch_size, e.epochs, seed, **parts)
+    generator = torch.Generator()  # else it draws from torch's random state
+    return DataLoader(images, batch_sampler=batches, generator=generator, **options)
 
 
-def build_validation(
-    experiment: Experiment, dataset: SegmentationDataset, samples: Sequence[Sample], device: torch.device
-) -> Callable[..., dict[str, Evaluation]]:
-    """Return a function that scores a network's predictions (S_i, S_s, S_f), at the size of the labels."""
-    share = math.ceil(len(samples) / utils.world_size())
-    options = {"image_size": experiment.image_size, "channels_last": experiment.channels_last}
+def validate(
+    e: Experiment, dataset: SegmentationDataset, samples: Sequence[Sample], network: OVeNet, show: Callable[[str], None]
+) -> dict[str, Evaluation]:
+    """Score a network's predictions (S_i, S_s, S_f), at the size of the labels; `show` how far it is."""
+    utils.broadcast(network.buffers())  # of the running statistics, the first process's are kept
+    counter, share = itertools.count(1), math.ceil(len(samples) / utils.world_size())
 
-    def validate(network: OVeNet, show: Callable[[str], None]) -> dict[str, Evaluation]:
-        utils.broadcast(network.buffers())  # of the running statistics, the first process's are kept
-        counter = itertools.count(1)
+    def read(sample: Sample) -> dict[str, Tensor]:
+        show(f"validating {next(counter)}/{share}")
+        image = dataset.read_image(sample)
+        return predict_classes(network, image, image_size=e.image_size, channels_last=e.channels_last)
 
-        def read(sample: Sample) -> dict[str, Tensor]:
-            show(f"validating {next(counter)}/{share}")
-            return predict_classes(network, dataset.read_image(sample), **options)
-
-        with autocast(experiment, device):
-            return evaluate(dataset, samples, read, boundaries=False, workers=1, progress=False)
-
-    return validate
-
-
-def _cached(
-    dataset: SegmentationDataset, samples: Sequence[Sample], cache: str | Path | None
-) -> SegmentationDataset | data.DecodedCache:
-    """Return where training images are read; the first process decodes images that the cache lacks."""
-    if not cache:
-        return dataset
-    if utils.rank() > 0:
-        utils.barrier()
-    source = data.DecodedCache.build(dataset, samples, cache, progress=utils.rank() == 0)
-    if utils.rank() == 0:
-        utils.barrier()
-    return source
-
-
-def _memory_format(experiment: Experiment) -> torch.memory_format:
-    return torch.channels_last if experiment.channels_last else torch.contiguous_format
+    with autocast(e, next(network.parameters()).device):
+        return evaluate(dataset, samples, read, boundaries=False, workers=1, progress=False)
 
 
 def labelled_samples(dataset: SegmentationDataset, root: str | Path, field: str, split: str) -> list[Sample]:
@@ -206,21 +138,6 @@ def labelled_samples(dataset: SegmentationDataset, root: str | Path, field: str,
     return samples
 
 
-def select_device(device: str = "") -> torch.device:
-    """Return the device of that name; without a name a GPU if there is one."""
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def warn_if_slow(experiment: Experiment, device: torch.device) -> None:
-    """Warn where a CPU has to imitate bfloat16."""
-    if experiment.precision == "bfloat16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        warnings.warn(
-            "this CPU has no bfloat16 arithmetic and takes about twenty times as long to imitate it: "
-            "set precision to float32, or use a GPU",
-            stacklevel=3,
-        )
-
-
 def require_classes(experiment: Experiment, dataset: SegmentationDataset) -> None:
     """Raise DataError unless the network of an experiment predicts the classes of a dataset."""
     own = get_dataset(experiment.benchmark)
@@ -229,58 +146,26 @@ def require_classes(experiment: Experiment, dataset: SegmentationDataset) -> Non
         raise DataError("network", found, expected, "give another run_folder, or another dataset")
 
 
-def weights_identity(source: str | Path, experiment: Experiment) -> dict[str, str]:
-    """Return what predictions of a trained network depend on: hashes of its configuration and of its weights' file."""
-    file = Path(source) / CHECKPOINT if Path(source).is_dir() else Path(source)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return {"config_hash": experiment.config_hash, "weights": digest}
-
-
 def load_trained(
     source: str | Path, experiment: Experiment | None = None, device: str | torch.device = "cpu"
 ) -> tuple[Experiment, OVeNet]:
-    """Load a trained network in evaluation mode, and its experiment.
+    """Load a trained network in evaluation mode, and its experiment, which a file of weights does not have.
 
-    Args:
-        source: the folder of a finished run, or a file of weights, under our names or the official ones.
-        experiment: of the weights in a file; a run folder has its own.
+    `source` is the folder of a finished run, or a file of weights, under our names or the official ones.
 
     Raises:
-        RunError: no such file, no run folder, or a run without a checkpoint.
-        ConfigError: a file without an experiment.
-        WeightsError: weights that do not make up the experiment's network.
+        RunError, ConfigError, WeightsError: no finished run; no experiment; weights of another network.
     """
     source = Path(source)
     if not source.exists():
         raise RunError(source, "nothing", "a run folder or a file of weights", "train first, or correct the path")
     if source.is_dir():
-        source, experiment = require_checkpoint(source), run_experiment(source)
+        source, experiment = trained_run(source)
     elif experiment is None:
         raise ConfigError("experiment", None, f"the experiment of the weights in {source}", "give it as well")
     network = build_network(experiment, get_dataset(experiment.benchmark).num_classes)
-    load_weights(network, read_state(source), source.name)
-    return experiment, network.to(device, memory_format=_memory_format(experiment)).eval()
-
-
-def require_checkpoint(run_folder: str | Path) -> Path:
-    """Return the file of a run's trained weights; RunError if the run is not finished, or has lost them."""
-    run_experiment(run_folder)
-    if not (file := Path(run_folder, CHECKPOINT)).exists():
-        raise RunError(file, "nothing", "the weights of a finished run", "finish that run, or give another folder")
-    return file
-
-
-def load_weights(network: OVeNet, state: dict[str, Tensor], source: str) -> None:
-    """Load the weights of a whole network, under our names or the official ones.
-
-    Raises:
-        WeightsError: they are of another network, with the first difference, or a part is missing.
-    """
-    if is_ours(state):
-        load_own(network, state, source)
-    elif missing := load_official(network, state, source).initial:
-        fix = "give a file of this network, or its experiment"
-        raise WeightsError(source, f"no weights for {', '.join(missing)}", "the weights of a whole network", fix)
+    load_network(network, read_state(source), source.name)
+    return experiment, network.to(device).eval()
 
 
 def load_initial_weights(
@@ -288,12 +173,9 @@ def load_initial_weights(
 ) -> str:
     """Set the initial values that an experiment asks for besides random ones; return where they come from.
 
-    Args:
-        weights: file of `experiment.pretrained`.
-        init_from: folder of the finished run of `experiment.init_from`.
-
     Raises:
-        ConfigError: one that the experiment names is not given.
+        ConfigError: the file or the folder that the experiment names is not given.
+        RunError: `init_from` is not finished, or is of OVeNet, or of another backbone, width or number of classes.
     """
     name, reports = experiment.pretrained, []
     if name:
@@ -309,19 +191,14 @@ def load_initial_weights(
 
 
 def load_baseline(network: OVeNet, run_folder: str | Path) -> str:
-    """Give a network the backbone and the semantic head of a trained one (Table 5, "Fr"); return what was loaded.
-
-    Raises:
-        RunError: the run is not finished, is of OVeNet, or has another backbone, width or number of classes.
-    """
-    file, experiment = require_checkpoint(run_folder), run_experiment(run_folder)
-    state = {n: t for n, t in read_state(file).items() if n.split(".")[0] != "offset_head"}
-    own = {n: t for n, t in network.state_dict().items() if n.split(".")[0] != "offset_head"}
-    same = {n: t.shape for n, t in state.items()} == {n: t.shape for n, t in own.items()}
-    if experiment.branch_stage is not None or not same:
-        system = "OVeNet" if experiment.branch_stage is not None else "a baseline"
-        found = f"{system} ({experiment.backbone}, width {experiment.width}) on {experiment.benchmark}"
+    """Give a network the backbone and the semantic head of a trained one (Table 5, "Fr"); return what was loaded."""
+    file, e = trained_run(run_folder)
+    state, own = read_state(file), network.state_dict()
+    shapes = {name: tensor.shape for name, tensor in own.items() if not name.startswith("offset_head.")}
+    if {name: tensor.shape for name, tensor in state.items()} != shapes:  # OVeNet has an offset head too many
+        system = "a baseline" if e.branch_stage is None else "OVeNet"
+        found = f"{system} ({e.backbone}, width {e.width}) on {e.benchmark}"
         raise RunError(run_folder, found, "a baseline with this network's backbone and classes", "give its run folder")
     network.load_state_dict(state, strict=False)
-    digest = weights_identity(run_folder, experiment)["weights"][:12]
-    return f"backbone and semantic head from a run of configuration {experiment.config_hash}, weights {digest}"
+    digest = weights_identity(run_folder, e)["weights"][:12]
+    return f"backbone and semantic head from a run of configuration {e.config_hash}, weights {digest}"

@@ -14,8 +14,8 @@ from torch.distributed.elastic.multiprocessing.errors import record
 
 from ovenet_core.data import find, open_dataset
 from ovenet_core.training.checkpoint import RESULT, SNAPSHOT
-from ovenet_core.training.config import Experiment
-from ovenet_core.training.factory import create_trainer, select_device
+from ovenet_core.training.config import Experiment, select_device
+from ovenet_core.training.factory import create_trainer
 from ovenet_core.training.presets import preset
 from ovenet_core.training.trainer import Trainer
 from ovenet_core.utils import ConfigError, RunError, process_group, right_name
@@ -27,7 +27,6 @@ EXAMPLES = """examples:
 """
 WEIGHTS = "put it there, or give its folder as weights_root; `make weights` fetches that of the CamVid runs"
 PLAIN = (int, float, str, list, dict, type(None))  # what papermill passes
-FIELD_VALUE = "FIELD=VALUE, such as epochs=2"
 
 
 def dataset_of(experiment: str, config: Experiment) -> str:
@@ -46,16 +45,12 @@ def create_preset_trainer(
     weights_root: str = "",
     run_folder: str = "",
     init_from: str = "",
-    cache_folder: str = "",
     **options: Any,
 ) -> Trainer:
     """Create the trainer of a preset with `overrides`; an empty path means the usual place.
 
     These are `data/`, `weights/` and `runs/` of the project, and the folder `shared` next to it. Generated scenes are
     drawn if they are not there. Other options are those of `create_trainer`.
-
-    Raises:
-        ConfigError, DataError, RunError: a name or a value that does not exist, or a folder that is not there.
     """
     config = preset(experiment, **(overrides or {}))
     places = [project / "data", project / "../shared/datasets"]
@@ -71,8 +66,8 @@ def create_preset_trainer(
     if config.pretrained and not has_begun:
         places = [weights_root] if weights_root else [project / "weights", project / "../shared/weights"]
         weights = find(config.pretrained, *places, fix=WEIGHTS)
-    cache, start = cache_folder or None, init_from or None
-    return create_trainer(config, root, folder, seed=seed, weights=weights, init_from=start, cache=cache, **options)
+    options |= {"seed": seed, "weights": weights, "init_from": init_from or None}
+    return create_trainer(config, root, folder, **options)
 
 
 def collect_overrides(overrides: Any, namespace: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,14 +75,11 @@ def collect_overrides(overrides: Any, namespace: Mapping[str, Any]) -> dict[str,
 
     A variable with the name of a field counts, whether papermill or a person wrote it into the parameters. Papermill
     also defines what the notebook does not know, right after the parameters: such a name is refused.
-
-    Args:
-        overrides: a mapping, or one in YAML, as `papermill -p overrides "{epochs: 2}"` passes it.
-        namespace: the notebook's `globals()`; its annotated variables are its parameters.
+    `overrides` is a mapping, or one in YAML, as `papermill -p overrides "{epochs: 2}"` passes it; `namespace` the
+    notebook's `globals()`, whose annotated variables are its parameters.
 
     Raises:
-        ConfigError: a name that is neither a parameter nor a field, with the nearest; no mapping; a parameter of
-            another type than its annotation.
+        ConfigError: a name that is neither a parameter nor a field; no mapping; a parameter not of its annotated type.
     """
     together = _mapping("overrides", overrides, "fields of an experiment, such as {epochs: 2}")
     parameters = namespace["__annotations__"]
@@ -107,29 +99,23 @@ def collect_overrides(overrides: Any, namespace: Mapping[str, Any]) -> dict[str,
     return {**together, **by_name, **lists}
 
 
-def _mapping(where: str, value: Any, expected: str) -> Mapping[str, Any]:
-    """Return a mapping, given as one or in YAML; an empty value is an empty mapping."""
-    mapping = (_yaml(where, value, expected) if isinstance(value, str) else value) or {}
+def _mapping(where: str, value: Any, expected: str, field: str = "") -> Mapping[str, Any]:
+    """Return a mapping, given as one or in YAML; or that of a field to its value in YAML. Empty is an empty mapping."""
+    try:
+        parsed = yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError as error:
+        raise ConfigError(where, f"{value!r}, which is no YAML ({error})", expected, f"correct {where}") from error
+    mapping = {field: parsed} if field else parsed or {}
     if not isinstance(mapping, Mapping):
         raise ConfigError(where, repr(value), expected, f"correct {where}")
     return mapping
-
-
-def _yaml(where: str, text: str, expected: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(where, f"{text!r}, which is no YAML ({error})", expected, f"correct {where}") from error
 
 
 def train_in_processes(number: int, project: Path, experiment: str, overrides: dict[str, Any], **options: Any) -> None:
     """Train in several processes of this machine, one for each GPU, and show their log here.
 
     Interrupted, all of them end, with the last snapshot kept. If one dies, the others end, and torchrun starts all
-    again from the last snapshot, once. Options are those of the command line, with `_` for `-`.
-
-    Raises:
-        RunError: the run failed twice; the log has the error.
+    again from the last snapshot, once; a RunError if that fails too. Options are those of the command line.
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={number}"]
     command += ["--max-restarts=1", "-m", "ovenet_core", "train", experiment, f"--project={project}"]
@@ -139,8 +125,7 @@ def train_in_processes(number: int, project: Path, experiment: str, overrides: d
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         try:
             while text := process.stdout.read1():
-                sys.stdout.write(text.decode(errors="replace"))
-                sys.stdout.flush()
+                print(text.decode(errors="replace"), end="", flush=True)
         except KeyboardInterrupt:
             process.terminate()
             process.wait()
@@ -153,12 +138,8 @@ def train_in_processes(number: int, project: Path, experiment: str, overrides: d
 
 def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the command line; a wrong name or value ends the program with status 2 before anything is done."""
-    parser = argparse.ArgumentParser(
-        "ovenet_core train",
-        description="Train one experiment with one seed, or go on with it.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    texts = {"description": "Train one experiment with one seed, or go on with it.", "epilog": EXAMPLES}
+    parser = argparse.ArgumentParser("ovenet_core train", formatter_class=argparse.RawDescriptionHelpFormatter, **texts)
     parser.add_argument("experiment", help="a preset, such as synthetic/ovenet or cityscapes/ovenet")
     setting = {"action": "append", "default": [], "metavar": "FIELD=VALUE", "dest": "overrides"}
     text = "change a field of the experiment, such as epochs=2 or crop=[128,256]; may be repeated"
@@ -181,9 +162,8 @@ def arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         settings, parsed.overrides = parsed.overrides, {}
         for setting in settings:
             name, sign, value = setting.partition("=")
-            is_pair = sign and not setting.startswith("{")
-            pair = {name: _yaml("--set", value, FIELD_VALUE)} if is_pair else setting
-            parsed.overrides |= _mapping("--set", pair, FIELD_VALUE)
+            field, text = (name, value) if sign and not name.startswith("{") else ("", setting)
+            parsed.overrides |= _mapping("--set", text, "FIELD=VALUE, such as epochs=2", field)
         preset(parsed.experiment, **parsed.overrides)
     except ConfigError as error:
         parser.error(str(error))

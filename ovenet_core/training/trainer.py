@@ -33,7 +33,7 @@ from ovenet_core.losses import OVeNetLoss
 from ovenet_core.ovenet import OVeNet
 from ovenet_core.training import checkpoint
 from ovenet_core.training.config import Experiment, autocast
-from ovenet_core.utils import RunError, SnapshotError, commit, run_folder_lock, write_atomically, write_json
+from ovenet_core.utils import RunError, SnapshotError, commit, run_folder_lock, short_hash, write_atomically, write_json
 
 
 class DivergedError(RunError):
@@ -54,62 +54,46 @@ class TrainingState:
     load_report: str = "random"  # where the initial weights come from
 
 
+@dataclass(eq=False, repr=False)
 class Trainer:
     """One run. `factory.create_trainer` builds the parts.
-
-    Args:
-        experiment, seed: what is trained; the seed also sets dropout.
-        folder: where the run's files go; a snapshot in it is continued.
-        network: on its device, with its initial values, or with the trained ones if the run is done.
-        loss: gives `LossTerms` for a prediction and labels.
-        optimizer, scheduler: the scheduler steps once an iteration.
-        loader: gives the parts of each batch; its batch sampler is a `DistributedBatchSampler`.
-        validate: scores a network on the validation split; its second argument shows how far it is.
-        samples: the images of "train" and "val".
-        load_report: where the network's initial values come from.
-        snapshot_every: iterations between snapshots; by default one epoch.
-        progress: show a progress bar.
 
     Raises:
         SnapshotError: the folder holds another experiment, seed or images, or a damaged snapshot.
     """
 
-    def __init__(
-        self,
-        experiment: Experiment,
-        seed: int,
-        folder: Path,
-        *,
-        network: OVeNet,
-        loss: OVeNetLoss,
-        optimizer: Optimizer,
-        scheduler: LRScheduler,
-        loader: DataLoader,
-        validate: Callable[..., dict[str, Evaluation]],
-        samples: Mapping[str, Sequence[Sample]],
-        load_report: str = "random",
-        snapshot_every: int | None = None,
-        progress: bool = True,
-    ):
-        self.experiment, self.seed, self.folder, self.samples = experiment, seed, folder, samples
-        self.network, self.loss, self.validate = network, loss, validate
-        self.optimizer, self.scheduler = optimizer, scheduler
-        self.loader, self.batches = loader, loader.batch_sampler
-        self.device = next(network.parameters()).device
+    experiment: Experiment
+    seed: int
+    folder: Path  # where the run's files go; a snapshot in it is continued
+    network: OVeNet  # on its device, with its initial values, or with the trained ones if the run is done
+    loss: OVeNetLoss
+    optimizer: Optimizer
+    scheduler: LRScheduler  # steps once an iteration
+    loader: DataLoader  # gives the parts of each batch; its batch sampler is a `DistributedBatchSampler`
+    validate: Callable[..., dict[str, Evaluation]]  # scores the network; its second argument shows how far it is
+    samples: Mapping[str, Sequence[Sample]]  # the images of "train" and "val"
+    load_report: str = "random"  # where the network's initial values come from
+    snapshot_every: int | None = None  # iterations; by default one epoch
+    progress: bool = True  # show a progress bar
+
+    def __post_init__(self):
+        self.parts = {"network": self.network, "optimizer": self.optimizer, "scheduler": self.scheduler}
+        self.batches, self.device = self.loader.batch_sampler, next(self.network.parameters()).device
         self.is_main_process = utils.rank() == 0
-        self.progress = progress and self.is_main_process
-        self.snapshot_every = snapshot_every or self.batches.per_epoch
+        self.progress = self.progress and self.is_main_process
+        self.snapshot_every = self.snapshot_every or self.batches.per_epoch
         self.commit = commit()  # of the code that runs, even if the files change meanwhile
-        self.snapshot, self.result = folder / checkpoint.SNAPSHOT, folder / checkpoint.RESULT
-        self.state = TrainingState(load_report=load_report)
-        weights = {name: tensor.to("cpu", copy=True) for name, tensor in network.state_dict().items()}
+        self.snapshot, self.result = self.folder / checkpoint.SNAPSHOT, self.folder / checkpoint.RESULT
+        self.images = {split: [len(s), short_hash([i.name for i in s])] for split, s in self.samples.items()}
+        self.state = TrainingState(load_report=self.load_report)
+        weights = {name: tensor.to("cpu", copy=True) for name, tensor in self.network.state_dict().items()}
         self.initial = copy.deepcopy(self._stored()) | {"network": weights}  # to begin again before any snapshot
         self.snapshot_mtime, self.interrupted = 0, False  # interrupted: an error has left something half done
         if self.result.exists():
-            result = checkpoint.read_result(self.result, experiment, seed)
+            result = checkpoint.read_run(self.result, self.experiment, self.seed)
             self.state.load_report = result.get("initial_weights", "")
-            if (trained := folder / checkpoint.CHECKPOINT).exists():
-                network.load_state_dict(load_file(trained))
+            if (trained := self.folder / checkpoint.CHECKPOINT).exists():
+                self.network.load_state_dict(load_file(trained))
         elif self.snapshot.exists():
             self._restore()
 
@@ -173,34 +157,31 @@ class Trainer:
         # Losses are shares of the sum over all processes, but DDP averages gradients over them.
         scale = self.experiment.loss_weight * utils.world_size()
         batch_losses: dict[str, float] = {}
-        for step, (images, labels, names) in enumerate(parts):
-            weight, is_last = self.batches.weights[step], step == len(parts) - 1
-            accumulate_only = utils.world_size() > 1 and not is_last
+        for step, (images, labels, _) in enumerate(parts):
+            weight, accumulate_only = self.batches.weights[step], utils.world_size() > 1 and step < len(parts) - 1
             with self.step_network.no_sync() if accumulate_only else nullcontext():
                 with autocast(self.experiment, self.device):
                     images = normalise(images.to(self.device, non_blocking=True), self.experiment.channels_last)
                     prediction = self.step_network(images)
                 terms = self.loss(prediction, labels.to(self.device, non_blocking=True))
-                values = dict(terms.items())
-                sums = utils.all_reduce_sum(torch.tensor([*values.values()], dtype=torch.float64)).tolist()
-                if not np.isfinite(sums).all():
-                    self._raise_diverged(dict(zip(values, sums, strict=True)), names)
+                names, own = zip(*terms.items(), strict=True)
+                values = utils.all_reduce_sum(torch.tensor(own, dtype=torch.float64)).tolist()
+                losses = dict(zip(names, values, strict=True))
+                if not np.isfinite(values).all():
+                    self._raise_diverged(losses, [parts[step]])
                 (terms.total * weight * scale).backward()
-            for name, value in zip(values, sums, strict=True):
-                batch_losses[name] = batch_losses.get(name, 0.0) + weight * value
+            batch_losses = {name: batch_losses.get(name, 0.0) + weight * loss for name, loss in losses.items()}
         norm = float(nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None]))
         if not np.isfinite(norm):
-            self._raise_diverged(
-                batch_losses | {"norm of the gradient": norm}, [n for *_, names in parts for n in names]
-            )
+            self._raise_diverged(batch_losses | {"norm of the gradient": norm}, parts)
         self.optimizer.step()
         self.state.iteration += 1
-        for name, value in batch_losses.items():
-            self.state.loss_sums[name] = self.state.loss_sums.get(name, 0.0) + value
+        sums = self.state.loss_sums
+        self.state.loss_sums = {name: sums.get(name, 0.0) + loss for name, loss in batch_losses.items()}
 
-    def _raise_diverged(self, values: dict[str, float], names: Sequence[str]) -> None:
-        all_names = ", ".join(name for process_names in utils.all_gather(list(names)) for name in process_names)
-        where = f"iteration {self.state.iteration}, images {all_names}"
+    def _raise_diverged(self, values: dict[str, float], parts: Sequence[Sequence]) -> None:
+        names = utils.all_gather([name for *_, names in parts for name in names])
+        where = f"iteration {self.state.iteration}, images {', '.join(itertools.chain(*names))}"
         found = f"a loss of {values} at learning rate {self.scheduler.get_last_lr()[0]:.2g}"
         fix = "look at these images, or lower learning_rate in another run folder; the last snapshot is kept"
         raise DivergedError(where, found, "finite numbers", fix)
@@ -244,10 +225,8 @@ class Trainer:
 
     def _stored(self) -> dict[str, Any]:
         """Return everything that training goes on from."""
-        parts = {"network": self.network, "optimizer": self.optimizer, "scheduler": self.scheduler}
-        stored = checkpoint.run_identity(self.experiment, self.seed) | asdict(self.state)
-        stored["images"] = checkpoint.samples_identity(self.samples)
-        return stored | {name: part.state_dict() for name, part in parts.items()}
+        stored = checkpoint.run_identity(self.experiment, self.seed) | asdict(self.state) | {"images": self.images}
+        return stored | {name: part.state_dict() for name, part in self.parts.items()}
 
     def _save_snapshot(self) -> None:
         self.state.seconds = time.perf_counter() - self.started
@@ -258,21 +237,20 @@ class Trainer:
     def _restore(self) -> None:
         """Go back to the snapshot, or to the initial state if there is none."""
         self.snapshot_mtime = checkpoint.snapshot_mtime(self.snapshot)
-        stored = checkpoint.read_snapshot(self.snapshot) if self.snapshot_mtime else copy.deepcopy(self.initial)
-        checkpoint.refuse_another_run(self.snapshot, stored, self.experiment, self.seed)
+        run = (self.snapshot, self.experiment, self.seed)
+        stored = checkpoint.read_run(*run) if self.snapshot_mtime else copy.deepcopy(self.initial)
         try:
             images = stored["images"]
-            self.network.load_state_dict(stored["network"])
-            self.optimizer.load_state_dict(stored["optimizer"])
-            self.scheduler.load_state_dict(stored["scheduler"])
+            for name, part in self.parts.items():
+                part.load_state_dict(stored[name])
             self.state = TrainingState(**{f.name: stored[f.name] for f in fields(TrainingState)})
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise SnapshotError(self.snapshot, error, "a whole snapshot", "delete the file to start again") from error
-        checkpoint.refuse_other_images(self.snapshot, images, checkpoint.samples_identity(self.samples))
+        checkpoint.refuse_other_images(self.snapshot, images, self.images)
 
     def _done(self) -> dict[str, Any]:
         """Return the result of a finished run, which needs its snapshot no longer."""
-        result = checkpoint.read_result(self.result, self.experiment, self.seed)
+        result = checkpoint.read_run(self.result, self.experiment, self.seed)
         if self.is_main_process:
             with suppress(OSError):  # a finished run may lie where nothing can be changed
                 self.snapshot.unlink(missing_ok=True)

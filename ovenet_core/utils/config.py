@@ -35,14 +35,13 @@ def config_dataclass(cls: type[T]) -> type[T]:
     made = dataclass(frozen=True, config=ConfigDict(strict=True, allow_inf_nan=False))(cls)
     validated_init = made.__init__
     hints = get_type_hints(made)
-    names = [field.name for field in dataclasses.fields(made)]
-    kinds = {name: str(hints[name]) for name in names}
+    kinds = {field.name: str(hints[field.name]) for field in dataclasses.fields(made)}
 
     def __init__(self, *args: Any, **values: Any) -> None:
-        values |= dict(zip(names, args, strict=False))
+        values |= dict(zip(kinds, args, strict=False))
         for name in values:
-            if name not in names:
-                raise ConfigError(name, "no such field", right_name(name, names), "correct the name")
+            if name not in kinds:
+                raise ConfigError(name, "no such field", right_name(name, kinds), "correct the name")
         try:
             validated_init(self, **{name: _as_python(value, "float" in kinds[name]) for name, value in values.items()})
         except ValidationError as error:

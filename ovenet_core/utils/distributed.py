@@ -6,8 +6,8 @@ Every operation also works in a single process, so no caller has to ask.
 import os
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ovenet_core.utils.errors import ConfigError
 
-T = TypeVar("T")
 TORCHRUN_REACTS = 3  # seconds: torchrun ends all processes within a few tenths after one has died
 TORCHRUN_ENDS = 60
 
@@ -34,10 +33,8 @@ def world_size() -> int:
 def process_group(device: torch.device) -> Iterator[torch.device]:
     """Join the processes that torchrun started, if it did; yield the device of this one.
 
-    If one process fails, the others wait for torchrun to end them, so the log shows the first error first.
-
-    Raises:
-        ConfigError: the machine has fewer GPUs than processes.
+    If one process fails, the others wait for torchrun to end them, so the log shows the first error first. A machine
+    with fewer GPUs than processes is a `ConfigError`.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield device
@@ -65,10 +62,9 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
 
 def _let_the_first_error_be_seen(error: Exception, store: dist.Store) -> None:
     """Wait for torchrun if this error may follow from the death of another process."""
-    try:
+    is_first = False
+    with suppress(dist.DistError):  # the process that held the store has died
         is_first = store.add("failures", 1) == 1
-    except dist.DistError:  # the process that held the store has died
-        is_first = False
     if not is_first:
         time.sleep(TORCHRUN_ENDS)
     elif type(error) is RuntimeError or isinstance(error, dist.DistError):  # torch's: a process may have been killed
@@ -97,16 +93,16 @@ def broadcast(tensors: Iterable[Tensor]) -> None:
             dist.broadcast(tensor, src=0)
 
 
-def all_gather(value: T) -> list[T]:
+def all_gather(value: Any) -> list:
     """Return the values of all processes, in the order of their ranks."""
     if not dist.is_initialized():
         return [value]
-    values: list = [None] * world_size()
+    values = [None] * world_size()
     dist.all_gather_object(values, value)
     return values
 
 
-def global_smallest(values: Tensor, number: int) -> Tensor:
+def all_smallest(values: Tensor, number: int) -> Tensor:
     """Return the `number` smallest values of all processes, or more, flat and in no order; `number` is equal in all."""
     values = values.flatten()
     if not dist.is_initialized():

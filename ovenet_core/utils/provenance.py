@@ -1,4 +1,4 @@
-"""Provenance."""
+"""Where numbers come from, and the memory they took."""
 
 import platform
 import resource
@@ -12,19 +12,6 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-
-
-def versions() -> dict[str, str]:
-    """Of Python and the packages that numbers depend on."""
-    packages = {"torch": torch.__version__, "torchvision": version("torchvision"), "numpy": np.__version__}
-    return {"python": platform.python_version()} | packages | {"opencv": cv2.__version__}
-
-
-def hardware(device: torch.device) -> str:
-    """The device, in words."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
 
 
 def peak_memory(device: torch.device) -> float:
@@ -45,14 +32,18 @@ def commit() -> str:
 
 def provenance(device: torch.device) -> dict[str, Any]:
     """Where numbers come from: when they were finished (now), from which code, with which versions, on what."""
+    packages = {"torch": torch.__version__, "torchvision": version("torchvision"), "numpy": np.__version__}
+    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
     return {
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": commit(),
-        "versions": versions(),
-        "hardware": hardware(device),
+        "versions": {"python": platform.python_version()} | packages | {"opencv": cv2.__version__},
+        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu,
     }
 
 
 def _git(*arguments: str) -> str:
     command = ["git", *arguments]
-    return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+    ).stdout.strip()

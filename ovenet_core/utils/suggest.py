@@ -1,7 +1,7 @@
 """The nearest right name for a wrong one."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 
@@ -16,7 +16,6 @@ def did_you_mean(word: Any, names: Iterable[str]) -> str:
     return f"did you mean {near!r}?" if near else ""
 
 
-def right_name(word: Any, names: Iterable[str]) -> str:
+def right_name(word: Any, names: Collection[str]) -> str:
     """Return what an error expects in place of a wrong name: the nearest right one, or else all of them."""
-    names = list(names)
     return repr(nearest(word, names)) if nearest(word, names) else f"one of {', '.join(names)}"

@@ -30,9 +30,10 @@ from ovenet_core.data.synthetic.writer import draw_scene, write_scenes
 from ovenet_core.data.transforms import random_crop, sample_rng
 from ovenet_core.data.validation import validate
 from ovenet_core.evaluation.boundary_metrics import LabelBoundaries
-from ovenet_core.evaluation.metrics import ConfusionMatrix
+from ovenet_core.evaluation.metrics import confusion_matrix
 from ovenet_core.layers import normalise
-from ovenet_core.training.factory import build_loss, build_network
+from ovenet_core.losses import OVeNetLoss
+from ovenet_core.training.factory import build_network
 from ovenet_core.training.presets import preset
 from ovenet_core.utils.files import write_json
 from ovenet_core.utils.provenance import provenance
@@ -118,8 +119,7 @@ def confusion() -> None:
     rng = torch.Generator().manual_seed(0)
     scores = torch.randn(1, 19, *FULL_SIZE, generator=rng)
     label = torch.randint(0, 19, (1, *FULL_SIZE), generator=rng).to(torch.uint8)
-    matrix = ConfusionMatrix(19)
-    both = (lambda: scores.argmax(1), lambda: matrix.update_from_scores(scores, label))
+    both = (lambda: scores.argmax(1), lambda: confusion_matrix(scores.max(1).indices, label, 19))
     pairs = [[timed(function) for function in both] for _ in range(REPETITIONS)][1:]  # the first one warms up
     plain, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
     report(
@@ -172,7 +172,7 @@ def training_step(repetitions: int = 5) -> None:
 
     def step(name: str) -> float:
         network, start = networks[name], time.perf_counter()
-        loss = build_loss(specs[name], 11)(network(normalise(images, channels_last=True)), labels)
+        loss = OVeNetLoss(specs[name])(network(normalise(images, channels_last=True)), labels)
         loss.total.backward()
         with torch.no_grad():
             for parameter in network.parameters():

@@ -23,7 +23,8 @@ from torch import nn
 
 from ovenet_core.data import get_dataset
 from ovenet_core.layers import normalise
-from ovenet_core.training import autocast, build_loss, build_network
+from ovenet_core.losses import OVeNetLoss
+from ovenet_core.training import autocast, build_network
 from ovenet_core.training.config import Experiment
 from ovenet_core.training.presets import SYSTEMS, preset
 from ovenet_core.utils.files import write_json
@@ -54,10 +55,8 @@ class Steps:
         torch.manual_seed(0)
         self.spec, classes = spec, get_dataset(spec.benchmark).num_classes
         self.network = build_network(spec, classes).to(GPU).train()
-        if spec.channels_last:
-            self.network.to(memory_format=torch.channels_last)
         self.step_network = torch.compile(self.network) if spec.compile else self.network
-        self.loss = build_loss(spec, classes).to(GPU)
+        self.loss = OVeNetLoss(spec).to(GPU)
         size = (spec.batch_size, *spec.crop)
         self.images = torch.randint(0, 256, (size[0], 3, *size[1:]), dtype=torch.uint8, device=GPU)
         self.labels = torch.randint(0, classes, size, device=GPU)

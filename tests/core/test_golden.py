@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ovenet_core.cross_entropy import cross_entropy, ohem_cross_entropy
-from ovenet_core.evaluation.metrics import ConfusionMatrix
+from ovenet_core.evaluation.metrics import Scores, confusion_matrix
 from ovenet_core.layers import upsample
 from ovenet_core.losses import LossTerms, ReferenceLoss, reference_confidence_loss
 from ovenet_core.ovenet import Logits, OVeNet, Prediction, build
@@ -262,9 +262,7 @@ def test_scores(shared):
     """A class that is absent counts as 0 in the reference's means; here it is NaN and left out."""
     golden = load_file(shared / "golden" / "metrics.safetensors")
     assert torch.equal(golden["scores"].argmax(1), golden["pred"].long())
-    matrix = ConfusionMatrix(19)
-    matrix.update(golden["pred"], golden["label"])
-    scores = matrix.scores()
+    scores = Scores(confusion_matrix(golden["pred"], golden["label"], 19))
     assert (scores.confusion == golden["confusion"].numpy()).all()
     iou, absent = torch.from_numpy(scores.iou), torch.from_numpy(scores.iou).isnan()
     torch.testing.assert_close(iou.nan_to_num(0), golden["iou"])

@@ -9,8 +9,8 @@ import torch
 from ovenet_core.cross_entropy import ohem_cross_entropy
 from ovenet_core.data.synthetic.writer import write_scenes
 from ovenet_core.layers import normalise
-from ovenet_core.losses import confidence_loss
-from ovenet_core.training import autocast, build_loss, build_network, create_trainer, preset
+from ovenet_core.losses import OVeNetLoss, confidence_loss
+from ovenet_core.training import autocast, build_network, create_trainer, preset
 from ovenet_core.utils import distributed
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -36,7 +36,7 @@ def outputs(experiment, network, device):
     images, labels = (x.to(device) for x in batch())
     with autocast(experiment, torch.device(device)):
         prediction = network(normalise(images, experiment.channels_last))
-    return prediction, build_loss(experiment, 19).to(device)(prediction, labels)
+    return prediction, OVeNetLoss(experiment).to(device)(prediction, labels)
 
 
 @pytest.mark.parametrize("backbone", ["hrnet", "hrnet_ocr"])
@@ -72,8 +72,6 @@ def test_a_switch_changes_speed_and_memory_but_not_the_training(switches):
     one = build_network(plain, 19).cuda().train()
     other = build_network(experiment, 19).cuda().train()
     other.load_state_dict(one.state_dict())
-    if experiment.channels_last:
-        other.to(memory_format=torch.channels_last)
     losses = []
     for each, network in ((plain, one), (experiment, other)):
         step = torch.compile(network) if each.compile else network

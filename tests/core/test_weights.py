@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ovenet_core.ovenet import OVeNet, build
 from ovenet_core.utils import WeightsError
-from ovenet_core.weights import load_official, load_own, our_name, read_state
+from ovenet_core.weights import load_network, load_official, our_name, read_state
 
 CLASSES = 7
 VARIANTS = {  # in the golden data: backbone, offset branch
@@ -364,7 +364,7 @@ def test_weights_under_our_own_names_are_no_official_file(branch):
 @pytest.mark.parametrize("branch", [None, 4])
 def test_weights_under_our_own_names_load_into_their_network(branch):
     network, state = w18(branch=branch), w18(branch=branch).state_dict()
-    load_own(network, state)
+    load_network(network, state)
     assert all(torch.equal(tensor, state[name]) for name, tensor in network.state_dict().items())
 
 
@@ -378,7 +378,7 @@ def test_weights_under_our_own_names_load_into_their_network(branch):
 )
 def test_weights_under_our_own_names_of_another_network_are_refused(branch, width, found, expected):
     with pytest.raises(WeightsError) as caught:
-        load_own(w18(branch=4), w18(branch=branch, width=width).state_dict(), "ours.safetensors")
+        load_network(w18(branch=4), w18(branch=branch, width=width).state_dict(), "ours.safetensors")
     assert caught.value.where == "ours.safetensors"
     assert re.match(found, caught.value.found) and re.match(expected, caught.value.expected)
 

@@ -188,15 +188,15 @@ def test_a_set_that_is_there_is_kept(name, tmp_path):
 @FORMATS
 def test_an_interrupted_set_is_drawn_anew(name, tmp_path, monkeypatch):
     whole = contents(write_scenes(tmp_path / "whole", name, split_sizes={"train": FEW[name]}, **SMALL))
-    write = writer._write_image
+    write = cv2.imwrite
 
-    def interrupt(path: Path, array: np.ndarray):
-        if path.name.startswith(Path(sorted(whole)[-1]).name.partition("_gt")[0].removesuffix(".png")):
+    def interrupt(path: str, array: np.ndarray) -> bool:
+        if Path(path).name.startswith(Path(sorted(whole)[-1]).name.partition("_gt")[0].removesuffix(".png")):
             raise KeyboardInterrupt
-        write(path, array)
+        return write(path, array)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(writer, "_write_image", interrupt)
+        patch.setattr(writer.cv2, "imwrite", interrupt)
         write_scenes(tmp_path / "part", name, split_sizes={"train": FEW[name]}, **SMALL)
     assert 0 < len(contents(tmp_path / "part")) < len(whole)
     assert contents(write_scenes(tmp_path / "part", name, split_sizes={"train": FEW[name]}, **SMALL)) == whole

@@ -117,13 +117,6 @@ def test_image_smaller_than_the_crop_is_filled_up():
     assert (got[rest] == IMAGENET_MEAN_COLOUR).all()
 
 
-def test_fill_and_ignore_label_can_be_chosen():
-    got, label = random_crop(
-        *image(4, 4), crop=(8, 8), scale=(1, 1), flip=False, rng=sample_rng(0, 0, 0), fill=(1, 2, 3), ignore_label=77
-    )
-    assert got[-1, -1].tolist() == [1, 2, 3] and label[-1, -1] == 77
-
-
 def test_source_is_left_as_it_was():
     pixels, label = image(30, 40)
     before = pixels.copy(), label.copy()

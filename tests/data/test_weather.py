@@ -73,7 +73,7 @@ def test_fog_hides_more_of_what_is_farther():
     for distance in (5, 15, 45, 135):
         view = camera("fog")
         view.paint([board(distance, distance, (20, 20, 20))])
-        scene = view.develop()
+        scene = view.develop(view.ids.astype(np.uint8))
         contrasts.append(np.mean(view.mood.horizon) - scene.image[scene.label_ids == LABEL_ID["building"]].mean())
     assert contrasts == sorted(contrasts, reverse=True)
     assert contrasts[0] > 110

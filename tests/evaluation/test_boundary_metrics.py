@@ -9,7 +9,7 @@ import pytest
 
 from ovenet_core.evaluation.boundary_metrics import (
     BANDS,
-    BoundaryScores,
+    BoundaryCounts,
     LabelBoundaries,
     disc,
     distance_to,
@@ -39,8 +39,8 @@ def case(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return label, prediction
 
 
-def scores_of(label: np.ndarray, prediction: np.ndarray, classes: int = CLASSES) -> BoundaryScores:
-    return BoundaryScores(LabelBoundaries(label, classes).count(prediction))
+def scores_of(label: np.ndarray, prediction: np.ndarray, classes: int = CLASSES) -> BoundaryCounts:
+    return LabelBoundaries(label, classes).count(prediction)
 
 
 def slow_boundary(label: np.ndarray) -> set[tuple[int, int]]:
@@ -80,8 +80,8 @@ def test_everything_is_far_from_an_empty_mask():
 def test_trimap_counts_equal_brute_force(seed):
     label, prediction = case(seed)
     boundary = np.array(list(slow_boundary(label)))
-    trimap = LabelBoundaries(label, CLASSES).count(prediction).trimap
-    for d, counted in zip(BANDS, trimap, strict=True):
+    bands = LabelBoundaries(label, CLASSES).count(prediction).bands
+    for d, counted in zip(BANDS, bands, strict=True):
         expected = np.zeros((CLASSES, CLASSES), int)
         for v, u in np.argwhere(label != 255):
             if ((boundary - (v, u)) ** 2).sum(1).min() < d**2:
@@ -98,7 +98,7 @@ def test_a_band_has_d_pixels_to_each_side_of_a_straight_boundary(d):
 
 def test_a_label_without_a_boundary_has_no_band():
     label = np.zeros((20, 30), np.uint8)
-    assert LabelBoundaries(label, CLASSES).count(label).trimap.sum() == 0
+    assert LabelBoundaries(label, CLASSES).count(label).bands.sum() == 0
 
 
 def slow_region(mask: np.ndarray, depth: int) -> np.ndarray:
@@ -189,9 +189,9 @@ def test_an_image_of_nothing_but_ignored_pixels_counts_nothing():
 def test_counts_of_images_add_up():
     """Boundary scores of two images are ratios of sums, not means of ratios."""
     one, two = (LabelBoundaries(label, CLASSES).count(prediction) for label, prediction in (case(5), case(6)))
-    both = BoundaryScores(one + two)
+    both = one + two
     np.testing.assert_allclose(both.boundary_iou, (one.regions + two.regions)[0] / (one.regions + two.regions)[1])
-    assert both.trimap[4].confusion.sum() == one.trimap[2].sum() + two.trimap[2].sum()
+    assert both.trimap[4].confusion.sum() == one.bands[2].sum() + two.bands[2].sum()
 
 
 @pytest.mark.parametrize("radius", [1.0, 2.0, 4.5])

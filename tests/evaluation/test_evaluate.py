@@ -83,9 +83,9 @@ def test_scores_equal_cityscapesscripts(kind, scenes, tmp_path):
 def test_absent_classes_and_categories_without_instances_have_no_score(scenes):
     found = evaluate(CITYSCAPES, scenes, lambda s: {"S_f": truth(s)}, boundaries=False, progress=False)["S_f"]
     train = CITYSCAPES.class_names.index("train")
-    assert np.isnan(found.scores.iou[train]) and np.isnan(found.instance_iou["train"])
+    assert np.isnan(found.scores.iou[train]) and np.isnan(found.group_scores["instance_iou"]["train"])
     assert found.as_dict()["iou"]["train"] is None and found.scores.miou == 1
-    assert list(found.category_instance_iou) == ["human", "vehicle"]
+    assert list(found.group_scores["category_instance_iou"]) == ["human", "vehicle"]
 
 
 # -- A small set with conditions, labels by hand
@@ -214,7 +214,7 @@ def test_a_table_of_scores_has_those_of_the_result_in_percent(camvid):
         assert means.loc["mean_boundary_f", output] == 100 * results[output]["boundaries"]["mean_boundary_f"]
         np.testing.assert_array_equal(by_class["iou", output], 100 * evaluation.scores.iou)
         assert by_condition.loc["dusk", output] == 100 * evaluation.conditions["dusk"].scores.miou
-        assert by_distance.loc[4, output] == 100 * evaluation.boundaries.trimap[4].miou
+        assert by_distance.loc[4, output] == 100 * evaluation.counts.boundaries.trimap[4].miou
     assert score_table(results, by="category").empty and score_table(results, by="instance").empty
     with pytest.raises(ConfigError) as error:
         score_table(results, by="clas")
@@ -225,11 +225,11 @@ def test_a_table_of_categories_and_instances_has_those_that_have_scores(scenes):
     found = evaluate(CITYSCAPES, scenes, lambda s: {"S_f": noise(s)}, boundaries=False, progress=False)["S_f"]
     result = {"S_f": found.as_dict()}
     by_category, by_instance = score_table(result, by="category"), score_table(result, by="instance")
-    assert list(by_category.index) == list(found.category_iou)
+    assert list(by_category.index) == list(found.group_scores["category_iou"])
     assert by_category["category_instance_iou", "S_f"].dropna().to_dict() == {
-        name: 100 * iou for name, iou in found.category_instance_iou.items()
+        name: 100 * iou for name, iou in found.group_scores["category_instance_iou"].items()
     }
-    assert list(by_instance.index) == list(found.instance_iou)
+    assert list(by_instance.index) == list(found.group_scores["instance_iou"])
 
 
 def refused(dataset: SegmentationDataset, samples: list[Sample], read: Callable) -> DataError:
@@ -277,8 +277,8 @@ def test_damaged_instances_are_named(scenes, tmp_path, damage, found):
 def test_without_instances_there_are_no_instance_scores(scenes):
     found = evaluate(CITYSCAPES, [replace(s, instances=None) for s in scenes], lambda s: {"S_f": truth(s)},
                      boundaries=False, progress=False)["S_f"]  # fmt: skip
-    assert found.instance_iou == found.category_instance_iou == {}
-    assert "instance_iou" not in found.as_dict() and found.category_iou["flat"] == 1
+    assert list(found.group_scores) == ["category_iou"] and found.group_scores["category_iou"]["flat"] == 1
+    assert "instance_iou" not in found.as_dict()
 
 
 def test_perfect_predictions_of_real_ade20k_images_score_one(shared: Path):

@@ -311,7 +311,7 @@ def test_settings_out_of_range_are_refused(change, field):
     ],
 )
 def test_windows_are_the_crop_unless_they_are_given(crop, given, window, stride):
-    inference = InferenceConfig.for_crop(crop, [0.5, 1.0], True, **given, averaging="reference")
+    inference = InferenceConfig.for_crop(crop, **given, scales=[0.5, 1.0], flip=True, averaging="reference")
     assert inference == InferenceConfig((0.5, 1.0), True, window, stride, "reference")
 
 

@@ -139,10 +139,10 @@ def test_overlay_of_nothing_is_the_image():
     assert (images.overlay(image, np.full((2, 2), 255, np.uint8), CITYSCAPES) == image).all()
 
 
-def test_boundary_pixels_lie_at_boundaries_evenly_spread():
-    label = np.zeros((101, 60), np.uint8)
-    label[:, 30:] = 1
-    pixels = images.boundary_pixels(label, 11, seed=3)
+def test_farthest_points_lie_in_the_mask_evenly_spread():
+    mask = np.zeros((101, 60), bool)
+    mask[:, 29:31] = True
+    pixels = images.farthest_points(mask, 11, seed=3)
     assert set(pixels[:, 0]) <= {29, 30}
     gaps = np.diff(np.sort(pixels[:, 1]))
     assert len(pixels) == 11 and gaps.min() >= 5 and gaps.max() <= 20

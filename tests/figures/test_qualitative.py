@@ -110,7 +110,7 @@ def test_regions_end_at_the_edge_of_the_image():
 
 def test_thin_lines_and_specks_are_no_regions():
     assert regions(blocks((0, 30, 120, 2), (60, 0, 1, 60), (10, 10, 2, 2))) == []
-    assert regions(blocks((50, 20, 3, 3)), share=0.01) == []  # 9 of 7200 pixels
+    assert regions(blocks((50, 20, 3, 3), height=100)) == []  # 9 of 12,000 pixels
 
 
 def test_blocks_close_to_each_other_are_one_region():
@@ -232,7 +232,7 @@ def test_comparison_outlines_what_changed_in_every_image():
 
 
 def test_failures_outline_what_is_wrong():
-    figure = qualitative.comparison([example()], CITYSCAPES, columns=qualitative.FAILURES)
+    figure = qualitative.comparison([example()], CITYSCAPES, columns=qualitative.PANELS["failures"])
     assert [r[:4] for r in rectangles(shown(figure)["errors"])] == [(87.5, 1.5, 24, 14)]
 
 
@@ -243,7 +243,7 @@ def test_figures_need_an_image(draw):
     assert (caught.value.where, caught.value.found) == ("cityscapes", "no images")
 
 
-@pytest.mark.parametrize("columns", [qualitative.COMPARISON, qualitative.MORE, qualitative.FAILURES])
+@pytest.mark.parametrize("columns", qualitative.PANELS.values())
 @pytest.mark.parametrize("count", [1, 6])
 def test_figures_fit_a_page_and_can_be_read(columns, count):
     figure = qualitative.comparison([example("name")] * count, CITYSCAPES, columns=columns)
@@ -254,8 +254,8 @@ def test_figures_fit_a_page_and_can_be_read(columns, count):
 
 def test_classes_in_a_legend_are_the_most_common_ones():
     label = np.repeat(np.arange(12, dtype=np.uint8), range(100, 1300, 100))[None]  # class 11 covers most
-    assert list(qualitative.common_classes([label], CITYSCAPES, 12)) == list(CITYSCAPES.class_names[:12])
-    few = list(qualitative.common_classes([label], CITYSCAPES, 4))
+    assert list(images.class_colours([label], CITYSCAPES, 12)) == list(CITYSCAPES.class_names[:12])
+    few = list(images.class_colours([label], CITYSCAPES, 4))
     assert 0 < len(few) <= 4 and few == list(CITYSCAPES.class_names[12 - len(few) : 12])
 
 
@@ -336,7 +336,8 @@ def run_folder(folder: Path, name: str) -> Path:
     torch.manual_seed(0)
     network = build_network(experiment, 11 if experiment.benchmark == "camvid" else 19)
     folder.mkdir(parents=True)
-    save_file(network.state_dict(), folder / "checkpoint.safetensors")
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    save_file(weights, folder / "checkpoint.safetensors")
     write_json(folder / "config.json", {"experiment": asdict(experiment)})
     return folder
 

@@ -28,7 +28,7 @@ def test_scores_of_images_that_are_not_the_runs_own_are_refused(study, tmp_path)
     counts.loc[counts["label"] == 0, "prediction"] = 1
     counts.to_csv(tmp_path / "h0/images.csv.gz", index=False)
     with pytest.raises(RunError) as caught:
-        study.difference("ovenet", "hrnet")
+        study.pairs("ovenet", "hrnet")
     assert caught.value.where == tmp_path / "h0/images.csv.gz" and "S_i" in caught.value.found
     assert "result.json" in caught.value.expected and "04_evaluation" in caught.value.fix
 
@@ -64,7 +64,7 @@ def test_names_of_images_are_text(study, tmp_path):
         counts.replace({"image": {"p1": "001", "p2": "01", "p3": "NA"}}).to_csv(
             tmp_path / folder / "images.csv.gz", index=False
         )
-    assert study.difference("ovenet", "hrnet").seeds == 3
+    assert len(study.pairs("ovenet", "hrnet")) == 3
     assert {"001", "01", "NA"} <= {*study.class_counts(study.runs("hrnet")[0])[0]}
 
 
@@ -97,13 +97,13 @@ def test_an_analysis_of_another_split_is_refused(study, tmp_path):
 def test_pairs_need_the_same_images(study, tmp_path):
     counts = pd.read_csv(tmp_path / "h0/images.csv.gz")
     counts.replace({"image": {"p3": "another"}}).to_csv(tmp_path / "h0/images.csv.gz", index=False)
-    assert study.difference("ovenet", "hrnet").seeds == 2
+    assert len(study.pairs("ovenet", "hrnet")) == 2
 
 
 def test_near_and_far_are_parts_of_all_pixels(study):
     run = study.runs("hrnet")[0]
-    every, near, far = (study.class_counts(run, pixels=p)[1] for p in ("pixels", "near", "far"))
-    assert every.any() and (near + far == every).all()
+    every, near, far, both = (study.class_counts(run, pixels=p)[1] for p in ("pixels", "near", "far", "near, far"))
+    assert every.any() and (near + far == every).all() and (np.concatenate([near, far], axis=2) == both).all()
 
 
 def test_class_counts_of_a_file_are_those_of_its_confusion_matrices(study, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from ovenet_core.data import get_dataset
-from ovenet_core.training.factory import build_loss, build_network, load_trained, require_classes, warn_if_slow
+from ovenet_core.training.factory import build_network, load_trained, require_classes
 from ovenet_core.training.presets import preset
 from ovenet_core.utils import ConfigError, DataError, RunError, WeightsError
 
@@ -91,20 +91,6 @@ def test_a_run_without_its_checkpoint_is_named(tmp_path):
     with pytest.raises(RunError) as caught:
         load_trained(tmp_path)
     assert caught.value.where == tmp_path / "checkpoint.safetensors"
-
-
-def test_class_weights_of_another_number_than_the_classes_are_refused():
-    experiment = preset("cityscapes/ovenet", benchmark="ade20k")
-    with pytest.raises(ConfigError) as caught:
-        build_loss(experiment, 150)
-    assert caught.value.where == "class_weights" and "19" in caught.value.found and "150" in caught.value.expected
-    build_loss(experiment.override(class_weights=None), 150)
-
-
-def test_bfloat16_on_a_cpu_without_it_warns(monkeypatch):
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    with pytest.warns(UserWarning, match="set precision to float32"):
-        warn_if_slow(NARROW.override(precision="bfloat16"), torch.device("cpu"))
 
 
 def test_a_network_of_other_classes_is_refused():

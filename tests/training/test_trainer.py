@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from ovenet_core.data import DistributedBatchSampler, TrainingDataset, get_dataset
 from ovenet_core.data.synthetic.writer import write_scenes
 from ovenet_core.evaluation import evaluate, predict_classes
-from ovenet_core.training.factory import build_network, create_trainer, load_weights
+from ovenet_core.training.factory import build_network, create_trainer
 from ovenet_core.training.presets import preset
 from ovenet_core.training.trainer import DivergedError
 from ovenet_core.utils import (
@@ -34,7 +34,7 @@ from ovenet_core.utils import (
     WriteError,
     write_atomically,
 )
-from ovenet_core.weights import read_state
+from ovenet_core.weights import load_network, read_state
 
 TINY = preset(
     "synthetic/ovenet", crop=[64, 128], epochs=2, batch_size=2, validate_every=2, ohem_min_kept=2048, learning_rate=0.01
@@ -376,7 +376,7 @@ def test_the_checkpoint_gives_the_scores_of_the_result(scenes, finished):
     folder, result = finished
     data = get_dataset("cityscapes")
     network = build_network(TINY, 19, **SHALLOW)
-    load_weights(network, read_state(folder / "checkpoint.safetensors"), "checkpoint")
+    load_network(network, read_state(folder / "checkpoint.safetensors"), "checkpoint")
     samples = data.samples(scenes, "val")
 
     def read(sample):
@@ -453,6 +453,12 @@ def test_a_checkpoint_of_our_own_is_refused_as_initial_weights(scenes, finished,
     assert caught.value.where == "checkpoint.safetensors"
 
 
+def test_bfloat16_on_a_cpu_without_it_warns(scenes, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    with pytest.warns(UserWarning, match="set precision to float32"):
+        trainer(scenes, tmp_path, TINY.override(precision="bfloat16"))
+
+
 def test_missing_initial_weights_are_an_error(scenes, tmp_path):
     with pytest.raises(ConfigError) as caught:
         trainer(scenes, tmp_path, TINY.override(pretrained="w.safetensors"))
@@ -473,7 +479,7 @@ def test_images_are_resized_on_reading(scenes):
 
 
 def test_a_run_from_the_decoded_cache_is_the_same_run(scenes, finished, tmp_path):
-    trainer(scenes, tmp_path / "run", cache=tmp_path / "cache").run()
+    trainer(scenes, tmp_path / "run", cache_folder=tmp_path / "cache").run()
     assert_same_weights(weights_of(tmp_path / "run"), weights_of(finished[0]))
 
 

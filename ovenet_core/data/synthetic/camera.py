@@ -34,9 +34,7 @@ MOODS = {  # by condition: "" is fair weather, "lamplight" is for rooms
     "night": (Mood((84, 84, 108), (110, 100, 104), -0.6, 0.0, (1.0, 0.98, 0.96)),) * 4,
     "rain": (Mood((112, 118, 126), (166, 170, 174), 0.0, 0.0, (0.78, 0.81, 0.85)),) * 4,
     "snow": (Mood((196, 201, 206), (218, 221, 224), 0.1, 0.0, (0.94, 0.97, 1.0)),) * 4,
-    "lamplight": tuple(
-        Mood((0, 0, 0), (0, 0, 0), 0, 0, tint) for tint in ((1, 1, 1), (1.07, 0.99, 0.86), (0.92, 0.97, 1.03))
-    ),
+    "lamplight": [Mood((0, 0, 0), (0, 0, 0), 0, 0, t) for t in ((1, 1, 1), (1.07, 0.99, 0.86), (0.92, 0.97, 1.03))],
 }
 
 
@@ -44,9 +42,8 @@ MOODS = {  # by condition: "" is fair weather, "lamplight" is for rooms
 class Scene:
     """An image (RGB) with label ids and instance ids.
 
-    Instance ids of a street are as in Cityscapes: label id * 1000 + number of the object within its class, or the label
-    id where the class has no instances. Those of a place are label id + 256 * number of the object, or 0 for ground,
-    walls and sky, as in the two channels of ADE20K's instance maps.
+    Instance ids are the label id where there are no instances; else in streets, as in Cityscapes, label id * 1000 +
+    number of the object within its class, and in places, as in ADE20K's maps, label id + 256 * number of the object.
     """
 
     image: UInt8[np.ndarray, "height width 3"]
@@ -60,8 +57,7 @@ class Camera:
     Attributes:
         mood: weather and light, one of `MOODS[condition]`.
         focal, centre: focal length and point of the horizon straight ahead, in pixels.
-        image: (height, width, 3), RGB.
-        ids: (height, width), instance ids, or label ids where there are no instances.
+        image, ids: RGB (height, width, 3); instance ids, or label ids where there are no instances (height, width).
         roughness: (256,), strength of the texture of each label id, in grey levels.
     """
 
@@ -90,15 +86,11 @@ class Camera:
         flat = np.stack((points[:, 0], EYE - points[:, 1]), axis=1) / depth * self.focal + self.centre - 0.5
         corners = np.round(flat * 16).astype(np.int32)
         ends = np.cumsum([face.points.size // 3 for face in faces])
-        starts = np.append(0, ends[:-1])
-        low, high = np.minimum.reduceat(corners, starts), np.maximum.reduceat(corners, starts)
+        low, high = (extreme.reduceat(corners, np.append(0, ends[:-1])) for extreme in (np.minimum, np.maximum))
         margin = 3 * 16  # smooth edges reach beyond the corners
-        seen = ((high > -margin) & (low < np.array(self.ids.shape[::-1]) * 16 + margin)).all(1)
-        spans = zip(faces, starts.tolist(), ends.tolist(), seen.tolist(), strict=True)
-        return [
-            list(corners[start:end].reshape(-1, face.points.shape[-2], 2)) if visible else []
-            for face, start, end, visible in spans
-        ]
+        seen = ((high > -margin) & (low < np.array(self.ids.shape[::-1]) * 16 + margin)).all(1).tolist()
+        of_faces = zip(faces, np.split(corners, ends[:-1]), seen, strict=True)
+        return [[*part.reshape(-1, face.points.shape[-2], 2)] if s else [] for face, part, s in of_faces]
 
     def paint(self, faces: Sequence[Face], haze: bool = True):
         depth = np.array([face.points.flat[2] for face in faces])[:, None]
@@ -122,8 +114,7 @@ class Camera:
 
     def shoot(self, ground: Sequence[Face], upright: Sequence[Face], to_sun: np.ndarray):
         """Paint a scene: the sky (if there is one), what lies flat, and what stands, from far to near."""
-        outdoors = self.condition != "lamplight"
-        if outdoors:
+        if outdoors := self.condition != "lamplight":
             self.paint_sky()
         self.paint(ground, haze=False)
         if outdoors:
@@ -166,15 +157,10 @@ class Camera:
             cv2.fillPoly(self.image, corners, (colour * tone).tolist(), cv2.LINE_AA, 4)
             cv2.fillPoly(self.ids, corners, ident, cv2.LINE_8, 4)
 
-    def labels(self) -> UInt8[np.ndarray, "height width"]:
-        """The label ids of the instance ids painted so far."""
-        return np.where(self.ids >= 1000, self.ids // 1000, self.ids).astype(np.uint8)
-
-    def develop(self) -> Scene:
+    def develop(self, label_ids: UInt8[np.ndarray, "height width"]) -> Scene:
         """Texture by class, uneven light, and the noise of a sensor."""
-        labels = self.labels()
         texture = 0.5 * self.noise(96) + 0.6 * self.noise(256) + 0.6 * self.noise(1024)
         sensor = self.rng.integers(-4, 5, self.image.shape, dtype=np.int8)
-        texture, light = (texture * self.roughness[labels])[..., None], (1 + 0.05 * self.noise(4))[..., None]
+        texture, light = (texture * self.roughness[label_ids])[..., None], (1 + 0.05 * self.noise(4))[..., None]
         image = self.image * light + texture + sensor
-        return Scene(image.clip(0, 255).astype(np.uint8), labels, self.ids)
+        return Scene(image.clip(0, 255).astype(np.uint8), label_ids, self.ids)

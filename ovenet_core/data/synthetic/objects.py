@@ -5,7 +5,6 @@ from itertools import count, pairwise
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
 
 from ovenet_core.data.ade20k import ADE20K
 from ovenet_core.data.synthetic.camera import Camera, Scene
@@ -161,15 +160,10 @@ def draw_place(seed: int, height: int, width: int) -> Scene:
     """
     indoors = KINDS[seed % len(KINDS)] in INDOORS
     condition, background = ("lamplight", "wall") if indoors else ("", "sky")
-    camera = _PlaceCamera(condition, seed, height, width, OBJECTS[background].label, _ROUGHNESS)
+    camera = Camera(condition, seed, height, width, OBJECTS[background].label, _ROUGHNESS)
     place = Place(seed, camera.focal / height, width / 2 / camera.focal)
     camera.shoot(place.ground, place.upright, place.to_sun)
-    return camera.develop()
-
-
-class _PlaceCamera(Camera):
-    def labels(self) -> UInt8[np.ndarray, "height width"]:
-        return (self.ids % _NUMBER).astype(np.uint8)
+    return camera.develop((camera.ids % _NUMBER).astype(np.uint8))
 
 
 class Place:

@@ -1,10 +1,7 @@
-"""What stands in a generated scene: a street laid out from a seed, as coloured polygons in metres.
-
-World axes: x to the right, y up from the ground, z ahead of the camera, which is `parts.EYE` metres above (0, 0, 0).
-"""
+"""What stands in a generated scene: a street laid out from a seed, as coloured polygons in metres."""
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate, count, pairwise
+from itertools import count, pairwise
 
 import numpy as np
 
@@ -55,7 +52,6 @@ class Street:
         return 0.72 + self.sunlight * max(0.0, float(np.dot(normal, self.to_sun)))
 
     def instance(self, name: str) -> int:
-        """The id of the next object of a class."""
         return LABEL_ID[name] * 1000 + next(self.counts[name])
 
     def put(self, build: Callable, x: Number, z: Number, *arguments):
@@ -64,11 +60,8 @@ class Street:
 
     def stand(self, x: Number, z: Number, drawing: Iterable[Part], ident: int, turn: Number = 0) -> list[Face]:
         """Parts in a vertical plane through (x, z), turned by `turn` radians away from facing the camera."""
-        axes, drawing = np.array(((np.cos(turn), 0, np.sin(turn)), (0, 1, 0))), list(drawing)
-        points = np.concatenate([polygon for polygon, _ in drawing]) @ axes + (x, 0, z)
-        ends = accumulate((len(polygon) for polygon, _ in drawing), initial=0)
-        spans = zip(pairwise(ends), drawing, strict=True)
-        return [Face(points[start:end], colour, ident, True) for (start, end), (_, colour) in spans]
+        axes = np.array(((np.cos(turn), 0, np.sin(turn)), (0, 1, 0)))
+        return [Face(polygon @ axes + (x, 0, z), colour, ident, True) for polygon, colour in drawing]
 
     def pave(self, x0: Number, x1: Number, z0: Number, z1: Number, colour: Colour, name: str):
         quad = np.array(((x0, 0, z0), (x0, 0, z1), (x1, 0, z1), (x1, 0, z0)))
@@ -186,7 +179,6 @@ class Street:
         self.put(self.signal, side * (kerb + 0.4), self.crossing - 1.5)
 
     def post(self, x: Number, z: Number, height: Number, drawing: Iterable[Part], name: str) -> list[Face]:
-        """A pole with something on it."""
         pole = bars(parts.STEEL, 0.12, (0, 0, 0, height))
         return self.stand(x, z, pole, LABEL_ID["pole"]) + self.stand(x, z, drawing, LABEL_ID[name])
 

@@ -76,11 +76,6 @@ class WeatherCamera(Camera):
             cover = 0.0 if steep or not (face.casts or face.ident == LABEL_ID["building"]) else 0.92
         return face._replace(colour=np.asarray(face.colour) * (1 - cover) + _SNOW * cover)
 
-    def snow_ground(self):
-        patches = self.noise(24, 2) + 0.7 * self.noise(90, 2)
-        cover = (_SNOW_DEPTH[self.ids.clip(0, 255)] + 0.35 * patches).clip(0, 0.93) * np.isin(self.ids, _FLAT)
-        self.image[:] = self.image * (1 - cover[..., None]) + _SNOW * cover[..., None]
-
     def snow_caps(self, image: np.ndarray) -> np.ndarray:
         """Snow on the upper edges of what stands: where it is much farther just above."""
         height, width = self.ids.shape
@@ -94,14 +89,15 @@ class WeatherCamera(Camera):
     def shade_ground(self, upright: Sequence[Face], to_sun: np.ndarray):
         super().shade_ground(upright, to_sun)
         if self.condition == "snow":
-            self.snow_ground()
+            patches = self.noise(24, 2) + 0.7 * self.noise(90, 2)
+            cover = (_SNOW_DEPTH[self.ids.clip(0, 255)] + 0.35 * patches).clip(0, 0.93) * np.isin(self.ids, _FLAT)
+            self.image[:] = self.image * (1 - cover[..., None]) + _SNOW * cover[..., None]
         if self.condition == "rain":
             self.wet_ground(upright)
 
     def wet_ground(self, upright: Sequence[Face]):
         """Mirrors what stands in the road; water lies in puddles, and mirrors more at a flat angle."""
-        mirror = np.empty_like(self.image)
-        mirror[:] = self.mood.horizon
+        mirror = np.full_like(self.image, self.mood.horizon)
         faces = [face for face in upright if face.colour is not None and face.points.flat[2] < 90]
         for face, corners in zip(faces, self.project(faces, np.diag((1.0, -1.0, 1.0))), strict=True):
             cv2.fillPoly(mirror, corners, np.array(face.colour, float).tolist(), cv2.LINE_AA, 4)
@@ -113,11 +109,8 @@ class WeatherCamera(Camera):
 
     def streaks(self, image: np.ndarray) -> np.ndarray:
         """Falling drops, longer and brighter nearby."""
-        height, width = self.ids.shape
-        drops = np.zeros((height, width), np.uint8)
-        lean = self.rng.uniform(-0.25, 0.25)
-        for _ in range(300):
-            x, y, near = self.rng.uniform((0, -0.1, 0), (width, 1, 1))
+        (height, width), drops, lean = self.ids.shape, np.zeros_like(self.pools), self.rng.uniform(-0.25, 0.25)
+        for x, y, near in self.rng.uniform((0, -0.1, 0), (width, 1, 1), (300, 3)):
             y, length = y * height, height * (0.02 + 0.09 * near**3)
             ends = np.round(np.array(((x, y), (x + lean * length, y + length))) * 16).astype(int)
             cv2.line(drops, *ends.tolist(), int(35 + 60 * near), max(1, round(height / 400)), cv2.LINE_AA, 4)
@@ -126,10 +119,8 @@ class WeatherCamera(Camera):
 
     def flakes(self, image: np.ndarray) -> np.ndarray:
         """Falling snow: many small flakes, few large ones near the camera."""
-        height, width = self.ids.shape
-        flakes = np.zeros((height, width), np.uint8)
-        for _ in range(420):
-            x, y, near = self.rng.uniform((0, 0, 0), (width, height, 1))
+        (height, width), flakes = self.ids.shape, np.zeros_like(self.pools)
+        for x, y, near in self.rng.uniform((0, 0, 0), (width, height, 1), (420, 3)):
             centre, radius = np.round(np.array((x, y)) * 16).astype(int).tolist(), height * (0.0016 + 0.008 * near**6)
             cv2.circle(flakes, centre, max(6, round(radius * 16)), int(200 - 90 * near**3), -1, cv2.LINE_AA, 4)
         share = (cv2.GaussianBlur(flakes, (3, 3), 0).astype(np.float32) / 255)[..., None]
@@ -166,13 +157,12 @@ class WeatherCamera(Camera):
         clear = (clear * clear) ** 2
         return image * clear[..., None] + np.float32(self.mood.horizon) * (1 - clear[..., None])
 
-    def develop(self) -> Scene:
+    def develop(self, label_ids: np.ndarray) -> Scene:
         own_car = self.ids == LABEL_ID["ego vehicle"]
         self.depth[own_car], self.light[own_car] = 1, 0
-        scene = super().develop()
         snow, rain = (self.snow_caps, self.veil, self.flakes), (self.veil, self.streaks)
         steps = {"fog": (self.veil,), "night": (self.darken,), "rain": rain, "snow": snow}
-        image = scene.image.astype(np.float32)
+        image = super().develop(label_ids).image.astype(np.float32)
         for step in steps[self.condition]:
             image = step(image)
-        return Scene(image.clip(0, 255).astype(np.uint8), scene.label_ids, scene.instance_ids)
+        return Scene(image.clip(0, 255).astype(np.uint8), label_ids, self.ids)

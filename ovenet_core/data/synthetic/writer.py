@@ -33,13 +33,8 @@ _ROUGHNESS[[LABEL_ID[name] for name in _TEXTURED]] = list(_TEXTURED.values())
 def draw_scene(seed: int, height: int, width: int, condition: str = "") -> Scene:
     """Draw the street scene of a seed (0 or more) at a size in pixels; at another size it is the same street.
 
-    The same seed gives the same bytes with the same version of OpenCV, which draws them.
-
-    Args:
-        condition: Fog, night, rain or snow; if empty, the weather is fair or cloudy, depending on the seed.
-
-    Raises:
-        ConfigError: A side is below 16 pixels, or the seed is negative.
+    The same seed gives the same bytes with the same version of OpenCV, which draws them. The condition is fog, night,
+    rain or snow; if empty, fair or cloudy. A ConfigError if a side is below 16 pixels, or the seed is negative.
     """
     camera_type = WeatherCamera if condition else Camera
     camera = camera_type(condition, seed, height, width, LABEL_ID["sky"], _ROUGHNESS)
@@ -47,28 +42,19 @@ def draw_scene(seed: int, height: int, width: int, condition: str = "") -> Scene
     camera.shoot(street.ground, street.upright, street.to_sun)
     if street.bonnet is not None:
         camera.paint_bonnet(street.bonnet, LABEL_ID["ego vehicle"])
-    return camera.develop()
+    return camera.develop(np.where(camera.ids >= 1000, camera.ids // 1000, camera.ids).astype(np.uint8))
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a benchmark stores its images.
+    """How a benchmark stores its images."""
 
-    Attributes:
-        folders: The folders at its root.
-        files: The files of an image, from (split, condition, index).
-        draw: The contents of these files (RGB images and labels), from (seed, size, condition).
-        marker: The file that says which scenes are there.
-        version: Version of the drawing; when a change gives other bytes, raise it so that sets on disk are drawn again.
-        split_sizes: The default numbers of images in `_SPLITS`, for each condition where there are conditions.
-    """
-
-    folders: tuple[str, ...]
-    files: Callable[[str, str, int], tuple[str, ...]]
-    draw: Callable[[int, tuple[int, int], str], tuple[np.ndarray, ...]]
-    marker: str
-    version: int
-    split_sizes: tuple[int, int, int] = (48, 16, 4)
+    folders: tuple[str, ...]  # at its root
+    files: Callable[[str, str, int], tuple[str, ...]]  # of an image, from (split, condition, index)
+    draw: Callable[[int, tuple[int, int], str], tuple[np.ndarray, ...]]  # their contents, from (seed, size, condition)
+    marker: str  # the file that says which scenes are there
+    version: int  # of the drawing; when a change gives other bytes, raise it so that sets on disk are drawn again
+    split_sizes: tuple[int, int, int] = (48, 16, 4)  # default numbers of images in `_SPLITS`, for each condition
     conditions: tuple[str, ...] = ("",)
 
 
@@ -85,7 +71,7 @@ def _acdc_files(split: str, condition: str, index: int) -> tuple[str, ...]:
     return files[:1] if split == "test" else files
 
 
-def _street_arrays(seed: int, size: tuple[int, int], condition: str) -> tuple[np.ndarray, ...]:
+def _street(seed: int, size: tuple[int, int], condition: str) -> tuple[np.ndarray, ...]:
     scene = draw_scene(seed, *size, condition)
     return scene.image, CITYSCAPES.lookup[scene.label_ids] if condition else scene.label_ids, scene.instance_ids
 
@@ -97,7 +83,7 @@ def _ade20k_files(split: str, condition: str, index: int) -> tuple[str, ...]:
     return f"images/{name}.jpg", f"annotations/{name}.png", f"annotations_instance/{name}.png"
 
 
-def _ade20k_arrays(seed: int, size: tuple[int, int], condition: str) -> tuple[np.ndarray, ...]:
+def _place(seed: int, size: tuple[int, int], condition: str) -> tuple[np.ndarray, ...]:
     # Images of ADE20K have various sizes; sides of these are 0.75 to 1.25 of the given ones.
     sides = np.random.default_rng([seed, 2]).uniform(0.75, 1.25, 2) * size
     scene = draw_place(seed, *(max(16, round(side)) for side in sides.tolist()))
@@ -107,11 +93,9 @@ def _ade20k_arrays(seed: int, size: tuple[int, int], condition: str) -> tuple[np
 
 _ADE20K_FOLDERS = ("images", "annotations", "annotations_instance", "release_test")
 _LAYOUTS = {
-    "cityscapes": _Layout(("leftImg8bit", "gtFine"), _cityscapes_files, _street_arrays, "scenes.json", 2),
-    "acdc": _Layout(
-        ("rgb_anon", "gt"), _acdc_files, _street_arrays, "scenes_acdc.json", 1, (12, 4, 1), ACDC.conditions
-    ),
-    "ade20k": _Layout(_ADE20K_FOLDERS, _ade20k_files, _ade20k_arrays, "scenes_ade20k.json", 2),
+    "cityscapes": _Layout(("leftImg8bit", "gtFine"), _cityscapes_files, _street, "scenes.json", 2),
+    "acdc": _Layout(("rgb_anon", "gt"), _acdc_files, _street, "scenes_acdc.json", 1, (12, 4, 1), ACDC.conditions),
+    "ade20k": _Layout(_ADE20K_FOLDERS, _ade20k_files, _place, "scenes_ade20k.json", 2),
 }
 SYNTHETIC = MappingProxyType({f"synthetic/{name}": name for name in _LAYOUTS})  # names of generated sets
 
@@ -135,14 +119,11 @@ def write_scenes(
     Args:
         benchmark: cityscapes, acdc (street scenes in fog, at night, in rain and in snow), or ade20k (rooms, streets
             and landscapes with objects of its 150 classes, as JPEG).
-        split_sizes: Number of scenes in each of train, val and test; for ACDC, of each condition. If None, 48
-            for train, 16 for val and 4 for test, and for ACDC 12, 4 and 1 of each condition.
+        split_sizes: scenes in train, val and test, for ACDC of each condition; by default 48, 16, 4; ACDC 12, 4, 1.
         size: (height, width) in pixels; the images of ADE20K vary around it.
 
     Raises:
-        ConfigError: Unknown benchmark or split.
-        DataError: The root holds data that this function did not write.
-        WriteError: A file cannot be written.
+        ConfigError, DataError, WriteError: no such benchmark or split; data of others in the root; a full disk.
     """
     if benchmark not in _LAYOUTS:
         raise ConfigError("benchmark", repr(benchmark), f"one of {', '.join(_LAYOUTS)}", "choose one of these")
@@ -151,13 +132,8 @@ def write_scenes(
     if unknown := set(split_sizes) - set(_SPLITS):
         raise ConfigError("split_sizes", sorted(unknown), f"some of {', '.join(_SPLITS)}", "rename these splits")
     settings = json.dumps({"version": layout.version, "seed": seed, "size": size, "split_sizes": split_sizes})
-    plan = {
-        (split, condition, index): layout.files(split, condition, index)
-        for split, count in split_sizes.items()
-        for condition in layout.conditions
-        for index in range(count)
-    }
-    marker = root / layout.marker
+    images = [(split, c, i) for split, count in split_sizes.items() for c in layout.conditions for i in range(count)]
+    plan, marker = {image: layout.files(*image) for image in images}, root / layout.marker
 
     def is_whole() -> bool:
         if not marker.is_file() or marker.read_text() != settings:
@@ -170,36 +146,28 @@ def write_scenes(
         raise DataError(root, "other data", "an empty folder or scenes", "give another folder")
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / f".{layout.marker}.lock"):  # several runs may need the same set at the same time
-        if not is_whole():
-            _draw(root, layout, plan, size, seed, progress)
-            write_atomically(marker, lambda file: file.write(settings))  # last: where it stands, the set is whole
+        if is_whole():
+            return root
+        marker.write_text("unfinished")  # what is there from now on is ours, and not whole
+        for folder in layout.folders:
+            shutil.rmtree(root / folder, ignore_errors=True)
+        for (split, condition, index), files in tqdm(plan.items(), desc="synthetic", disable=not progress):
+            # Splits and conditions are far apart, so that no two images are of the same scene.
+            code = (seed * 3 + _SPLITS.index(split)) * 1_000_000 + layout.conditions.index(condition) * 200_000 + index
+            for path, array in zip(map(root.joinpath, files), layout.draw(code, size, condition), strict=False):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if not cv2.imwrite(str(path), cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if array.ndim == 3 else array):
+                    raise WriteError(path, "a failed write", "a writable file", "check permissions and disk space")
+        write_atomically(marker, lambda file: file.write(settings))  # last: where it stands, the set is whole
     return root
 
 
 def open_scenes(root: str | Path, benchmark: str) -> Path:
     """Return the root of a set of scenes that was drawn before, whatever its size; else draw one of default size."""
-    root, layout, settings = Path(root), _LAYOUTS[benchmark], {}
+    layout, settings = _LAYOUTS[benchmark], {}
     try:
-        settings = json.loads((root / layout.marker).read_text())
+        settings = json.loads(Path(root, layout.marker).read_text())
         settings["size"] = tuple(settings["size"])
     except (OSError, json.JSONDecodeError):
         pass
     return write_scenes(root, benchmark, **settings if settings.pop("version", None) == layout.version else {})
-
-
-def _draw(root: Path, layout: _Layout, plan: Mapping, size: tuple[int, int], seed: int, progress: bool) -> None:
-    """Draw the planned files in place of what is there."""
-    (root / layout.marker).write_text("unfinished")  # what is there from now on is ours, and not whole
-    for folder in layout.folders:
-        shutil.rmtree(root / folder, ignore_errors=True)
-    for (split, condition, index), files in tqdm(plan.items(), desc="synthetic", disable=not progress):
-        # Splits and conditions are far apart, so that no two images are of the same scene.
-        code = (seed * len(_SPLITS) + _SPLITS.index(split)) * 1_000_000 + layout.conditions.index(condition) * 200_000
-        for file, array in zip(files, layout.draw(code + index, size, condition), strict=False):
-            _write_image(root / file, array)
-
-
-def _write_image(path: Path, array: np.ndarray):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), cv2.cvtColor(array, cv2.COLOR_RGB2BGR) if array.ndim == 3 else array):
-        raise WriteError(path, "a failed write", "a file that can be written", "check permissions and disk space")
