@@ -280,7 +280,7 @@ def input_pipeline(images: int = 4, epochs: int = 4) -> None:
     )
 
 
-def doctor(images: int = 8) -> None:
+def validation(images: int = 8) -> None:
     """The examination of full-size pairs, as long as 3,475 of them would take."""
     with tempfile.TemporaryDirectory() as folder:
         root = write_scenes(folder, split_sizes={"train": images}, size=FULL_SIZE, progress=False)
@@ -345,7 +345,17 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     machine = {"cores": os.cpu_count(), "load_before": round(os.getloadavg()[0], 2)}
     print(f"{THREADS} threads on {machine['cores']} cores; load before: {machine['load_before']}")
-    for measure in (ohem, crops, input_pipeline, doctor, scenes, confusion, boundaries, two_processes, training_step):
+    for measure in (
+        ohem,
+        crops,
+        input_pipeline,
+        validation,
+        scenes,
+        confusion,
+        boundaries,
+        two_processes,
+        training_step,
+    ):
         measure()
     if not arguments.quick:
         memory()

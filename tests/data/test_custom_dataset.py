@@ -169,28 +169,21 @@ def test_an_image_in_two_lists_is_an_error(courtyards):
     assert errors(get_dataset("courtyards"), courtyards) == ["the same image in two splits"]
 
 
-def test_a_listed_image_without_its_label_is_named(courtyards):
-    (courtyards / "masks" / "c.png").unlink()
+@pytest.mark.parametrize(
+    ("missing", "where", "found", "kind"),
+    [
+        ("masks/c.png", "photos/c.jpg", "", "image without label"),
+        ("photos/c.jpg", "splits/train.txt", "c", "listed image"),
+        ("splits/train.txt", "splits/train.txt", "", "list of a split"),
+    ],
+)
+def test_a_missing_file_of_a_list_is_named(missing, where, found, kind, courtyards):
+    (courtyards / missing).unlink()
     with pytest.raises(DataError) as caught:
         get_dataset("courtyards").samples(courtyards, "train")
-    assert caught.value.where == courtyards / "photos/c.jpg"
-    assert errors(get_dataset("courtyards"), courtyards) == ["image without label"]
-
-
-def test_a_name_on_a_list_without_its_image_is_an_error(courtyards):
-    (courtyards / "photos" / "c.jpg").unlink()
-    with pytest.raises(DataError) as caught:
-        get_dataset("courtyards").samples(courtyards, "train")
-    assert caught.value.where == courtyards / "splits/train.txt" and caught.value.found == "c"
-    assert errors(get_dataset("courtyards"), courtyards) == ["listed image"]
-
-
-def test_a_list_that_is_not_there_is_named(courtyards):
-    (courtyards / "splits" / "train.txt").unlink()
-    with pytest.raises(DataError) as caught:
-        get_dataset("courtyards").samples(courtyards, "train")
-    assert caught.value.where == courtyards / "splits/train.txt"
-    assert errors(get_dataset("courtyards"), courtyards) == ["list of a split"]
+    assert caught.value.where == courtyards / where
+    assert found in ("", caught.value.found)
+    assert errors(get_dataset("courtyards"), courtyards) == [kind]
 
 
 def test_images_that_are_numbered_from_the_start_in_each_folder(own, tmp_path):
