@@ -3,21 +3,13 @@
 This room draws what the others compute; only notebooks and the command line use it.
 """
 
-from ovenet_core.figures.curves import LINES, class_shares, forest_plot, training_curves
-from ovenet_core.figures.images import (
-    TITLES,
-    class_colours,
-    farthest_points,
-    gallery,
-    label_image,
-    overlay,
-    seed_arrows,
-)
-from ovenet_core.figures.model_pair import Example, open_pair, predict_example
-from ovenet_core.figures.network_figure import network_figure
-from ovenet_core.figures.offset_plots import bounds, calibration, directions, lengths, repairs
-from ovenet_core.figures.qualitative import PANELS, comparison, file_names, prediction_grid, save, show_predictions
-from ovenet_core.figures.selection import around, captions, failures, regions, spread, within
+from .curves import LINES, class_shares, forest_plot, training_curves
+from .images import TITLES, class_colours, farthest_points, gallery, label_image, overlay, seed_arrows
+from .model_pair import Example, open_pair, predict_example
+from .network_figure import network_figure
+from .offset_plots import bounds, calibration, directions, lengths, repairs
+from .qualitative import PANELS, comparison, file_names, prediction_grid, save, show_predictions
+from .selection import around, captions, failures, regions, spread, within
 
 # fmt: off
 __all__ = [

@@ -1,12 +1,12 @@
 """Results of runs become tables, claims and reports: this room owns what is said of runs, not how they are made."""
 
-from ovenet_core.study.claims import MIN_SEEDS, Claim, band_width_table, claims, gain_decomposition, tested_table
-from ovenet_core.study.comparison import Study
-from ovenet_core.study.grid import SCORING_NOTEBOOKS, Grid, GridRun, scores, state_table, summarize
-from ovenet_core.study.offset_analysis import DISTANCES, MAPS, ORACLE_SEEDS, SHARES, Analysis, analyse
-from ovenet_core.study.report import Report
-from ovenet_core.study.results import find_runs, select_runs
-from ovenet_core.study.tables import NEXT_SEED_COMMAND
+from .claims import MIN_SEEDS, Claim, band_width_table, claims, gain_decomposition, tested_table
+from .comparison import Study
+from .grid import SCORING_NOTEBOOKS, Grid, GridRun, scores, state_table, summarize
+from .offset_analysis import DISTANCES, MAPS, ORACLE_SEEDS, SHARES, Analysis, analyse
+from .report import Report
+from .results import find_runs, select_runs
+from .tables import NEXT_SEED_COMMAND
 
 # fmt: off
 __all__ = [

@@ -1,11 +1,11 @@
 """Owns the experiments, and the way from one of them to a trained network and the result of its run."""
 
-from ovenet_core.training.checkpoint import weights_identity
-from ovenet_core.training.config import Experiment, autocast, select_device
-from ovenet_core.training.factory import build_network, create_trainer, labelled_samples, load_trained, require_classes
-from ovenet_core.training.launch import collect_overrides, create_preset_trainer, dataset_of, train_in_processes
-from ovenet_core.training.presets import PRESETS, PROTOCOLS, SYSTEMS, TABLE_5, VARIANTS, preset, source
-from ovenet_core.training.trainer import Trainer
+from .checkpoint import weights_identity
+from .config import Experiment, autocast, select_device
+from .factory import build_network, create_trainer, labelled_samples, load_trained, require_classes
+from .launch import collect_overrides, create_preset_trainer, dataset_of, train_in_processes
+from .presets import PRESETS, PROTOCOLS, SYSTEMS, TABLE_5, VARIANTS, preset, source
+from .trainer import Trainer
 
 # fmt: off
 __all__ = [

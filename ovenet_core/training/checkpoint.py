@@ -35,6 +35,11 @@ def refuse_other_images(file: Path, stored: Mapping[str, list], samples: Mapping
             raise SnapshotError(file, found, expected, "restore the images, or delete the file to start again")
 
 
+def has_begun(folder: Path) -> bool:
+    """Return whether there is a snapshot or a result to go on from, so that initial values are not read."""
+    return any((folder / name).exists() for name in (SNAPSHOT, RESULT))
+
+
 def snapshot_mtime(file: Path) -> int:
     """Return when any process last wrote a snapshot, in nanoseconds; 0 if there is none."""
     return file.stat().st_mtime_ns if file.exists() else 0

@@ -19,7 +19,7 @@ from ovenet_core.data import Sample, SegmentationDataset, get_dataset
 from ovenet_core.evaluation import Evaluation, evaluate, predict_classes
 from ovenet_core.losses import OVeNetLoss
 from ovenet_core.ovenet import OVeNet, build
-from ovenet_core.training.checkpoint import RESULT, SNAPSHOT, trained_run, weights_identity
+from ovenet_core.training.checkpoint import has_begun, trained_run, weights_identity
 from ovenet_core.training.config import Experiment, autocast, select_device
 from ovenet_core.training.trainer import Trainer
 from ovenet_core.utils import ConfigError, DataError, RunError
@@ -68,8 +68,7 @@ def create_trainer(
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     network = build_network(experiment, dataset.num_classes, **(network_options or {}))
-    has_begun = (folder / SNAPSHOT).exists() or (folder / RESULT).exists()
-    report = "" if has_begun else load_initial_weights(network, experiment, weights, init_from)
+    report = "" if has_begun(folder) else load_initial_weights(network, experiment, weights, init_from)
     network.to(device)
     if utils.world_size() > 1 and device.type == "cuda":  # there is none for CPUs
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)

@@ -13,7 +13,7 @@ import yaml
 from torch.distributed.elastic.multiprocessing.errors import record
 
 from ovenet_core.data import find, open_dataset
-from ovenet_core.training.checkpoint import RESULT, SNAPSHOT
+from ovenet_core.training.checkpoint import RESULT, has_begun
 from ovenet_core.training.config import Experiment, select_device
 from ovenet_core.training.factory import create_trainer
 from ovenet_core.training.presets import preset
@@ -56,14 +56,13 @@ def create_preset_trainer(
     places = [project / "data", project / "../shared/datasets"]
     _, root = open_dataset(dataset_of(experiment, config), data_root, places)
     folder = Path(run_folder or project / "runs" / experiment / f"seed{seed}")
-    has_begun = any((folder / name).exists() for name in (SNAPSHOT, RESULT))  # then initial values are not read
     if config.init_from and not init_from:
         init_from = str(project / "runs" / config.init_from / f"seed{seed}")
-        if not has_begun and not Path(init_from, RESULT).exists():
+        if not has_begun(folder) and not Path(init_from, RESULT).exists():
             expected = f"a finished run of {config.init_from}, seed {seed}, which {experiment} starts from"
             raise RunError(init_from, "none", expected, "train it first, or give the folder of such a run as init_from")
     weights = None
-    if config.pretrained and not has_begun:
+    if config.pretrained and not has_begun(folder):
         places = [weights_root] if weights_root else [project / "weights", project / "../shared/weights"]
         weights = find(config.pretrained, *places, fix=WEIGHTS)
     options |= {"seed": seed, "weights": weights, "init_from": init_from or None}

@@ -87,7 +87,7 @@ class Trainer:
         self.images = {split: [len(s), short_hash([i.name for i in s])] for split, s in self.samples.items()}
         self.state = TrainingState(load_report=self.load_report)
         weights = {name: tensor.to("cpu", copy=True) for name, tensor in self.network.state_dict().items()}
-        self.initial = copy.deepcopy(self._stored()) | {"network": weights}  # to begin again before any snapshot
+        self.initial = copy.deepcopy(self._stored() | {"network": weights})  # to begin again before any snapshot
         self.snapshot_mtime, self.interrupted = 0, False  # interrupted: an error has left something half done
         if self.result.exists():
             result = checkpoint.read_run(self.result, self.experiment, self.seed)
