@@ -13,6 +13,7 @@ def test_a_change_anywhere_in_the_package_marks_the_commit(tmp_path):
     (package / "utils").mkdir(parents=True)
     copied = shutil.copy(Path(ovenet_core.__file__).with_name("utils") / "provenance.py", package / "utils")
     (package / "fusion.py").write_text("a = 1\n")
+    (tmp_path / ".gitignore").write_text("__pycache__/\n")  # as here: byte code is no change
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "one"]):
         subprocess.run([*git, *command], cwd=tmp_path, check=True)
