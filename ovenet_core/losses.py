@@ -1,28 +1,29 @@
-"""The confidence loss (equation 6) and the total loss (equations 5 and 7); `ReferenceLoss` sums as the authors' code.
+"""The confidence loss (equation 6) and the total loss (equations 5 and 7), also as the authors' code sums them.
 
 Logits have any resolution and are upsampled to the labels'. The gradient with respect to the small logits is computed
 in the forward pass, map by map: only one of OVeNet's up to six full-size logit maps is in memory at a time.
 
 Where several processes train together, pixels are counted over the images of all of them: each process has its
-share of the loss, and the shares add up to the loss of one process with all images.
+share of the loss, and the shares add up to the loss of one process with all images. `images_counted_together` splits
+them into small groups, as the authors' processes do, whatever the number of processes is here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as nnf
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from ovenet_core.cross_entropy import IGNORE_INDEX, Labels, cross_entropy, ohem_cross_entropy
+from ovenet_core.cross_entropy import IGNORE_INDEX, Labels, cross_entropy, ohem_cross_entropy, require_class_weights
 from ovenet_core.layers import upsample
 from ovenet_core.memory import backward_in_forward
 from ovenet_core.ovenet import Logits, Prediction
 from ovenet_core.resampling import labels_at_seeds
-from ovenet_core.utils import all_reduce_sum, config_dataclass
+from ovenet_core.utils import all_reduce_sum, config_dataclass, counted_alone
 
 NotNegative = Annotated[float, Field(ge=0)]
 
@@ -68,13 +69,24 @@ class LossConfig:
 
     ohem: bool = True  # OHEM instead of plain cross-entropy for the main logits; section 4.1
     ohem_threshold: Annotated[float, Field(ge=0, le=1)] = 0.9  # authors' code; so is ohem_min_kept
-    ohem_min_kept: Annotated[int, Field(ge=0)] = 131072  # pixels of the images that all processes see at a time
+    ohem_min_kept: Annotated[int, Field(ge=0)] = 131072  # pixels of the images that are counted together
+    ohem_min_kept_per_image: Annotated[int, Field(ge=0)] | None = None  # instead; authors' code: 65536
+    images_counted_together: Annotated[int, Field(ge=1)] | None = None  # None: all that all processes see at a time
     kappa: NotNegative = 0.5  # weight of S_s, section 4.1
     lambda_: NotNegative = 0.5  # weight of S_i, section 4.1
     auxiliary_weight: NotNegative = 0.4  # of the auxiliary logits; authors' code
     confidence_loss: bool = True  # section 3.3
+    confidence_weight: NotNegative = 1.0  # equation 7; authors' code: 2, a sum over the two images of a process
+    reference_loss: bool = False  # sum as the authors' code does (docs/divergences.md)
     class_weights: tuple[NotNegative, ...] | None = None  # one per class
     loss_weight: NotNegative = 1.0  # of the total; ours, for a control: OVeNet's semantic losses together weigh 2
+
+    @field_validator("ohem_min_kept_per_image")
+    @classmethod
+    def _one_number(cls, per_image: int | None, info: Any) -> int | None:
+        if per_image is not None and info.data.get("ohem_min_kept", 131072) != 131072:
+            raise ValueError(f"null beside ohem_min_kept {info.data['ohem_min_kept']}")
+        return per_image
 
 
 class OVeNetLoss(nn.Module):
@@ -82,20 +94,39 @@ class OVeNetLoss(nn.Module):
 
     Args:
         config: the loss; by default that of section 4.1. Its `loss_weight` is applied by who trains.
+        num_classes: of the logits, so that a wrong number of class weights is refused at once.
         fields: fields of the config to change, such as `ohem=False`.
 
     Raises:
-        ConfigError: a field does not exist or is out of its range.
+        ConfigError: a field does not exist, is out of its range or of another length.
     """
 
-    def __init__(self, config: LossConfig | None = None, **fields: Any):
+    def __init__(self, config: LossConfig | None = None, num_classes: int | None = None, **fields: Any):
         super().__init__()
         self.config = replace(config or LossConfig(), **fields)
+        if num_classes is not None:
+            require_class_weights(self.config.class_weights, num_classes)
         weights = None if self.config.class_weights is None else torch.tensor(self.config.class_weights)
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, prediction: Prediction, labels: Labels) -> LossTerms:
         """Map a prediction at any resolution and labels (train ids, 255 ignored) to the loss and its terms."""
+        together = self.config.images_counted_together
+        if together is None:
+            return self.terms(prediction, labels)
+        total: dict[str, Tensor] = {}
+        images = all_reduce_sum(labels.new_tensor(len(labels)))
+        for first in range(0, len(labels), together):
+            part = slice(first, first + together)
+            with counted_alone():
+                terms = self.terms(prediction.of_images(part), labels[part])
+            for name, value in vars(terms).items():
+                if value is not None:
+                    total[name] = total.get(name, 0) + value * (len(labels[part]) / images)
+        return LossTerms(**total)
+
+    def terms(self, prediction: Prediction, labels: Labels) -> LossTerms:
+        """Compute the loss of images whose pixels are counted together."""
         initial = self.semantic(prediction.initial, labels, prediction.align_corners)
         if prediction.fused is None:
             return LossTerms(initial, initial)
@@ -107,62 +138,57 @@ class OVeNetLoss(nn.Module):
         if not self.config.confidence_loss:
             return LossTerms(total, initial, seed, fused)
         confidence = self.confidence(prediction, labels)
-        return LossTerms(total + confidence, initial, seed, fused, confidence)
+        return LossTerms(total + self.config.confidence_weight * confidence, initial, seed, fused, confidence)
 
     def semantic(self, logits: Logits, labels: Labels, align_corners: bool) -> Tensor:
         """Compute L of equation 5 for one prediction: main logits, and auxiliary ones where there are any."""
-        size = labels.shape[-2:]
-        main = backward_in_forward(lambda x: self.main(upsample(x, size, align_corners), labels), logits.main)
+
+        def upsampled(loss: Callable[[Tensor, Labels], Tensor], x: Tensor) -> Tensor:  # a softmax reads class by class
+            size = labels.shape[-2:]
+            return backward_in_forward(lambda x: loss(upsample(x.contiguous(), size, align_corners), labels), x)
+
+        main = upsampled(self.main, logits.main)
         if logits.auxiliary is None:
             return main
-        auxiliary = backward_in_forward(
-            lambda x: self.auxiliary(upsample(x, size, align_corners), labels), logits.auxiliary
-        )
-        return main + self.config.auxiliary_weight * auxiliary
+        return main + self.config.auxiliary_weight * upsampled(self.auxiliary, logits.auxiliary)
 
     def main(self, logits: Tensor, labels: Labels) -> Tensor:
         """Compute OHEM or plain cross-entropy of main logits at the labels' resolution."""
-        if self.config.ohem:
-            hard = self.config.ohem_threshold, self.config.ohem_min_kept
-            return ohem_cross_entropy(logits, labels, self.class_weights, *hard)
-        return cross_entropy(logits, labels, self.class_weights)
-
-    def auxiliary(self, logits: Tensor, labels: Labels) -> Tensor:
-        """Compute plain cross-entropy of auxiliary logits at the labels' resolution."""
-        return cross_entropy(logits, labels, self.class_weights)
-
-    def confidence(self, prediction: Prediction, labels: Labels) -> Tensor:
-        """Compute L_F of the prediction's offsets and confidence, upsampled to the labels."""
-        maps = (prediction.upsample(x, labels.shape[-2:]) for x in (prediction.confidence_logits, prediction.offsets))
-        return confidence_loss(*maps, labels)
-
-
-class ReferenceLoss(OVeNetLoss):
-    """The loss as the authors' code sums it (docs/divergences.md)."""
-
-    def auxiliary(self, logits: Tensor, labels: Labels) -> Tensor:
-        """With OHEM, compute the mean of the cross-entropy over all pixels, ignored ones counting as 0."""
         if not self.config.ohem:
-            return super().auxiliary(logits, labels)
+            return cross_entropy(logits, labels, self.class_weights)
+        min_kept = self.config.ohem_min_kept
+        if self.config.ohem_min_kept_per_image is not None:
+            min_kept = self.config.ohem_min_kept_per_image * int(all_reduce_sum(labels.new_tensor(len(labels))))
+        return ohem_cross_entropy(logits, labels, self.class_weights, self.config.ohem_threshold, min_kept)
+
+    def auxiliary(self, logits: Tensor, labels: Labels) -> Tensor:
+        """Compute plain cross-entropy of auxiliary logits at the labels' resolution.
+
+        As the authors' code with OHEM: the mean over all pixels, ignored ones counting as 0.
+        """
+        if not (self.config.reference_loss and self.config.ohem):
+            return cross_entropy(logits, labels, self.class_weights)
         loss = nnf.cross_entropy(logits, labels.long(), self.class_weights, ignore_index=IGNORE_INDEX, reduction="sum")
-        return loss / labels.numel()
+        return loss / all_reduce_sum(labels.new_tensor(labels.numel()))
 
     def confidence(self, prediction: Prediction, labels: Labels) -> Tensor:
-        """Compute L_F of the authors' code; its upsampling is never corner-aligned."""
-        maps = (upsample(x, labels.shape[-2:], False) for x in (prediction.confidence, prediction.offsets))
-        return reference_confidence_loss(*maps, labels)
+        """Compute L_F of the prediction's offsets and confidence, upsampled to the labels.
+
+        The authors' code upsamples F itself, and never corner-aligned.
+        """
+        size = labels.shape[-2:]
+        if not self.config.reference_loss:
+            maps = (prediction.upsample(x, size) for x in (prediction.confidence_logits, prediction.offsets))
+            return confidence_loss(*maps, labels)
+        maps = (upsample(x, size, False) for x in (prediction.confidence, prediction.offsets))
+        total = reference_confidence_loss(*maps, labels, prediction.seed_align_corners)
+        return total / all_reduce_sum(labels.new_tensor(len(labels)))
 
 
 def reference_confidence_loss(
-    confidence: Float[Tensor, "batch 1 height width"],
-    offsets: Float[Tensor, "batch 2 height width"],
-    labels: Labels,
-    align_corners: bool = False,
+    confidence: Tensor, offsets: Tensor, labels: Labels, align_corners: bool = False
 ) -> Float[Tensor, ""]:
-    """Compute the confidence loss as the authors' code: a sum over the batch, over H x W, ignored labels as class 0.
-
-    It takes F itself and adds 1e-7 inside the logarithm.
-    """
+    """Compute L_F as the authors' code: from F, as a sum over the batch, over H x W, ignored labels as class 0."""
     labels = labels.masked_fill(labels == IGNORE_INDEX, 0)
     match = labels == labels_at_seeds(labels, offsets, align_corners=align_corners)
     confidence = confidence.squeeze(1)

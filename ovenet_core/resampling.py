@@ -21,7 +21,7 @@ def seed_positions(
     offsets: Float[Tensor, "batch 2 height width"], *, align_corners: bool = True
 ) -> Float[Tensor, "batch height width 2"]:
     """p + o(p) for every pixel p, clamped to the image: (x, y) in [-1, 1]. Offsets have channels (dx, dy)."""
-    # The reference convention (False) includes the reference's rounding: its pixel positions are float32 throughout.
+    # False is for parity with the authors' code on torch of today, whose pixel positions are float32 throughout.
     like = offsets if align_corners else offsets.float()
     positions = pixel_positions(*offsets.shape[-2:], like=like).to(offsets.dtype)
     return (positions + offsets.permute(0, 2, 3, 1)).clamp(-1, 1)

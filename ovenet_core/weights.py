@@ -9,10 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ovenet_core.utils import WeightsError
@@ -80,6 +77,12 @@ def is_ours(state: Mapping[str, Tensor]) -> bool:
     return any(name.startswith(("backbone.", "semantic_head.", "offset_head.")) for name in state)
 
 
+def under_our_names(state: Mapping[str, Tensor], source: str = "state dict") -> dict[str, Tensor]:
+    """Return the tensors that have a use here, by our names; a WeightsError names one that is not known."""
+    named = state if is_ours(state) else {our_name(name, source): tensor for name, tensor in state.items()}
+    return {name: tensor for name, tensor in named.items() if name is not None}
+
+
 @dataclass
 class LoadReport:
     """What a file gave to a network."""
@@ -87,7 +90,6 @@ class LoadReport:
     source: str
     loaded: list[str] = field(default_factory=list)  # our names of the tensors of the file
     copied: list[str] = field(default_factory=list)  # names in the offset head that got the values of the backbone
-    widened: list[str] = field(default_factory=list)  # names in wider layers, whose first channels got the values
     initial: list[str] = field(default_factory=list)  # parts at their initial value: the file has no weights for them
     unused: dict[str, str] = field(default_factory=dict)  # why a tensor of the file has no use, by its official name
 
@@ -95,36 +97,9 @@ class LoadReport:
         lines = [f"{self.source}: {len(self.loaded)} tensors loaded"]
         if self.copied:
             lines.append(f"  {len(self.copied)} tensors of the offset head copied from the backbone's stages")
-        if self.widened:
-            lines.append(f"  {len(self.widened)} of them fill the first channels of wider layers, which see no others")
         lines += [f"  {part} left at its initial value: the file has no weights for it" for part in self.initial]
         lines += [f"  {count} not used: {why}" for why, count in Counter(self.unused.values()).items()]
         return "\n".join(lines)
-
-
-def read_state(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a .safetensors file or of a .pth checkpoint, without running code from it.
-
-    Raises:
-        WeightsError: there is no such file, or it holds something else than names and tensors.
-    """
-    path, expected = Path(path), "a state dict (names to tensors)"
-    if not path.is_file():
-        raise WeightsError(path, "no file", expected, "correct the path, or set pretrained to '' to start without")
-    try:
-        safe = path.suffix == ".safetensors"
-        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        fix = "save its state_dict alone, or as .safetensors: code in pickles is never run"
-        raise WeightsError(path, f"what is no checkpoint of plain tensors ({error})", expected, fix) from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise WeightsError(
-            path, f"{type(state).__name__} without tensors", expected, "give an official HRNet or OVeNet file"
-        )
-    return dict(state)
 
 
 def load_network(network: nn.Module, state: Mapping[str, Tensor], source: str = "state dict") -> None:
@@ -143,16 +118,11 @@ def load_network(network: nn.Module, state: Mapping[str, Tensor], source: str = 
         raise WeightsError(source, f"no weights for {', '.join(missing)}", "the weights of a whole network", fix)
 
 
-def load_official(
-    network: nn.Module, state: Mapping[str, Tensor], source: str = "state dict", widen: bool = False
-) -> LoadReport:
+def load_official(network: nn.Module, state: Mapping[str, Tensor], source: str = "state dict") -> LoadReport:
     """Load official weights: a backbone alone (ImageNet), or a whole HRNet, HRNet+OCR or OVeNet.
 
     Where the weights have no offset head and the network does, the head's stages are copied from the backbone's (both
     heads start from the pre-trained weights, section 4.1). A semantic head is loaded whole or not at all.
-
-    Args:
-        widen: take a narrower backbone for the first channels of each layer, which see no others and compute the same.
 
     Raises:
         WeightsError: an unknown name, a part that is incomplete, another shape, or weights under our own names.
@@ -183,13 +153,8 @@ def load_official(
                 new[name] = new[twin]
                 report.copied.append(name)
     report.initial = _absent_parts(own, new, source)
-    for name, tensor in new.items():
-        # A head sees the branches one behind the other: its first channels are not those of a narrower one.
-        if widen and name.startswith(("backbone.", "offset_head.stages.")) and _is_narrower(tensor, own[name]):
-            new[name] = _widened(tensor, own[name])
-            report.widened.append(name)
-        else:
-            _require_same_shape(name, new, own, source)
+    for name in new:
+        _require_same_shape(name, new, own, source)
     network.load_state_dict({**own, **new})
     return report
 
@@ -200,19 +165,6 @@ def _require_same_shape(name: str, state: Mapping[str, Tensor], own: Mapping[str
     if found != expected:
         fix = "give weights of this network, or a network of their width and number of classes"
         raise WeightsError(source, found, expected, fix)
-
-
-def _is_narrower(tensor: Tensor, own: Tensor) -> bool:
-    """Return whether it has fewer output or input channels, and not more, and is else the same."""
-    fewer = [a <= b for a, b in zip(tensor.shape[:2], own.shape[:2], strict=False)]
-    return tensor.dim() == own.dim() and tensor.shape != own.shape and all(fewer) and tensor.shape[2:] == own.shape[2:]
-
-
-def _widened(tensor: Tensor, own: Tensor) -> Tensor:
-    wide = own.clone()
-    wide[: len(tensor)] = 0
-    wide[tuple(slice(size) for size in tensor.shape)] = tensor
-    return wide
 
 
 def _absent_parts(own: Mapping[str, Tensor], new: Mapping[str, Tensor], source: str) -> list[str]:

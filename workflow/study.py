@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from ovenet_core.study import Grid, GridRun
-from ovenet_core.training import PROTOCOLS, VARIANTS, dataset_of, preset
+from ovenet_core.training import PROTOCOLS, STUDY, dataset_of, preset
 
 PROJECT = Path(__file__).parents[1]
 FIRST = ("hrnet", "ovenet")  # the systems that get all seeds
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("protocol", choices=PROTOCOLS, help=f"one of {', '.join(PROTOCOLS)}", metavar="protocol")
     parser.add_argument("--cores", type=int, default=2, help="runs at a time")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of HRNet and OVeNet; all other variants have one")
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), help="the variants; by default all")
+    parser.add_argument("--variants", nargs="+", default=list(STUDY), help="the variants; by default all")
     parser.add_argument("--data-root", default="", help="the dataset's folder, if it is not in data/ of the project")
     parser.add_argument("--weights-root", default="", help="the pretrained weights' folder, if it is not weights/")
     parser.add_argument("--gpus", type=int, default=gpus, help="GPUs to share out, one to a run; by default all")

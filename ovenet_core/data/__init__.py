@@ -13,14 +13,14 @@ from .io import NOT_AN_IMAGE, decode_ids, find, in_words, load, size, values
 from .loader import DistributedBatchSampler, TrainingDataset
 from .registry import DATASETS, get_dataset, open_dataset, register
 from .synthetic.writer import draw_scene
-from .transforms import resize_to
+from .transforms import in_proportion, resize_to
 from .validation import Validation, validate
 
 # fmt: off
 __all__ = [
     "ACDC", "ADE20K", "CAMVID", "CITYSCAPES", "DATASETS", "NOT_AN_IMAGE", "DecodedCache",
     "DistributedBatchSampler", "Sample", "SegmentationDataset", "TrainingDataset", "Validation", "decode_ids",
-    "draw_scene", "find", "fingerprint", "get_dataset", "in_words", "load", "median_frequency_weights",
+    "draw_scene", "find", "fingerprint", "get_dataset", "in_proportion", "in_words", "load", "median_frequency_weights",
     "open_dataset", "register", "resize_to", "size", "validate", "values",
 ]
 # fmt: on

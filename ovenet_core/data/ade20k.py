@@ -48,6 +48,7 @@ ADE20K = SegmentationDataset(
     },
     unlabelled=("testing",),
     official_counts={"train": {"": 20210}, "val": {"": 2000}, "test": {"": 3352}},
+    test_size=(520, 520),  # of the authors' protocol
     name_prefixes={"train": ("ADE_train",), "val": ("ADE_val",), "test": ("ADE_test",)},
     duplicates=0.01,
     frequent_class=0,  # wall

@@ -96,6 +96,7 @@ class SegmentationDataset:
     condition_of: Callable[[Path], str] | None = None  # which of the conditions an image file shows
     official_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # {split: {condition or "": images}}
     image_size: tuple[int, int] | None = None  # (height, width), where one camera took all images in colours of 8 bits
+    test_size: tuple[int, int] | None = None  # (height, width) that networks are tested at, where not the image_size
     name_prefixes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # {split: what names have before "_"}
     duplicates: float = 0.0  # share of a split's images that the official dataset, by oversight, has in another too
     # Tells train ids from label values: no third of an image is ignored, and each split has classes of higher values.
@@ -126,6 +127,11 @@ class SegmentationDataset:
     @property
     def num_classes(self) -> int:
         return len(self.class_names)
+
+    @property
+    def test_window(self) -> tuple[int, int] | None:
+        """(height, width) that networks see in a test: up to scale 1 the whole image, above it windows of that size."""
+        return self.test_size or self.image_size
 
     @property
     def encodings(self) -> tuple[Mapping[int, int], ...]:

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from ovenet_core.data.cache import DecodedCache
 from ovenet_core.data.dataset import Sample, SegmentationDataset
-from ovenet_core.data.transforms import random_crop, resize_to, sample_rng
+from ovenet_core.data.transforms import Augmentation, augment, draw_augmentation, resize_to, sample_rng
 from ovenet_core.utils import ConfigError
 
 
@@ -22,18 +22,15 @@ class TrainingDataset(Dataset):
     source: SegmentationDataset | DecodedCache  # reads the samples
     samples: Sequence[Sample]
     seed: int  # of the run, from which the augmentation of each image follows
-    crop: tuple[int, int]  # (height, width) in pixels
-    image_size: tuple[int, int] | None  # (height, width) to which images are resized on reading
-    scale_range: tuple[float, float]
-    flip: bool
+    augmentation: Augmentation
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor, str]:
         """uint8 image [3, height, width], uint8 label [height, width], name."""
         epoch, index = key
         image, label = self.source.read(self.samples[index])
-        image, label = resize_to(self.image_size, image), resize_to(self.image_size, label)
-        rng = sample_rng(self.seed, epoch, index)
-        image, label = random_crop(image, label, crop=self.crop, scale=self.scale_range, flip=self.flip, rng=rng)
+        image, label = (resize_to(self.augmentation.image_size, pixels) for pixels in (image, label))
+        draws = draw_augmentation(self.augmentation, sample_rng(self.seed, epoch, index))
+        image, label = augment(image, label, self.augmentation, draws)
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
         return pixels, torch.from_numpy(np.ascontiguousarray(label)), self.samples[index].name
 

@@ -62,7 +62,7 @@ def predict_split(
     Args:
         identity: what the predictions depend on besides the arguments here, such as the run's configuration hash and
             the fingerprint of the data; written to `identity.json` with the arguments.
-        outputs, options: as `predict_classes` takes them; the options are `image_size` and `channels_last`.
+        outputs, options: as `predict_classes` takes them; the option is `image_size`.
 
     Raises:
         DataError: the folder has other files or another identity, two images one name, or an image cannot be read.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ovenet_core.layers import OUTPUT_STRIDE, upsample
 
-STRIP = 32  # rows of the result that are upsampled at a time
+STRIP_VALUES = 2**21  # logits, of all outputs, that are upsampled at a time: few operations, and little memory
 Size = tuple[int, int]  # (height, width)
 Weights = Float[Tensor, "strip rows"]
 LogitRows = Float[Tensor, "outputs classes rows columns"]
@@ -20,42 +20,43 @@ Forward = Callable[[np.ndarray], tuple[LogitRows, bool]]  # logits of an RGB ima
 
 
 class RowStrip(NamedTuple):
-    """`STRIP` rows of the result: the rows of logits next to them, and the weights that resize these rows."""
+    """Some rows of the result: the rows of logits next to them, and the weights that resize these rows."""
 
     logits: LogitRows
     weights: Weights
     align_corners: bool
 
-    def upsample(self, output: int, width: int) -> Float[Tensor, "classes strip width"]:
-        """Resize the logits of one output to the size of the result."""
-        logits = self.logits[output]
-        return self.weights @ upsample(logits[None], (logits.shape[1], width), self.align_corners)[0]
+    def upsample(self, width: int) -> Float[Tensor, "outputs classes strip width"]:
+        """Resize the logits to the size of the result."""
+        return self.weights @ upsample(self.logits, (self.logits.shape[2], width), self.align_corners)
 
 
 def row_strips(
-    forward: Forward, image: np.ndarray, window: Size, stride: Size, height: int, probabilities: bool, mirrored: bool
+    forward: Forward, image: np.ndarray, window: Size, stride: Size, result: Size, mirrored: bool
 ) -> Iterator[RowStrip]:
-    """Yield what a result of `height` rows is resized from, `STRIP` rows at a time; the windows are seen when needed.
+    """Yield what the result is resized from, some rows at a time; the windows are seen when they are needed.
+
+    Where windows overlap, it is the mean of their softmaxes.
 
     Args:
         window, stride: in pixels of the image, multiples of 4.
-        probabilities: average overlapping windows as softmaxes, or else as exponentiated logits.
         mirrored: show the network the image mirrored, and mirror the logits back.
     """
     view, columns = image[:, ::-1] if mirrored else image, -(-image.shape[1] // OUTPUT_STRIDE)
-    tops, lefts = (_starts(*axis) for axis in zip(image.shape, window, stride, strict=False))
+    tops, lefts = (starts(*axis) for axis in zip(image.shape, window, stride, strict=False))
     covers = [_covers(*axis) for axis in zip((tops, lefts), window, image.shape, strict=False)]
     sums, first, strips = None, 0, []  # sums over windows of the rows of logits from `first` on
     for top, below in pairwise([*tops, image.shape[0]]):
         for left in lefts:
             logits, align_corners = forward(view[top : top + window[0], left : left + window[1]])
-            if probabilities and len(tops) * len(lefts) > 1:
+            if len(tops) * len(lefts) > 1:
                 # A softmax stays the same when a number is added to all logits of a pixel, upsampled or not. So the
                 # logarithms of mean probabilities can stand for logits.
                 logits = logits.log_softmax(1)
             if sums is None:
                 sums = logits.new_empty((*logits.shape[:2], 0, columns))
-                strips = _row_weights(len(covers[0]), height, align_corners, logits)
+                strip = max(STRIP_VALUES // (logits.shape[:2].numel() * result[1]), 1)
+                strips = _row_weights(len(covers[0]), result[0], strip, align_corners, logits)
             v, u = top // OUTPUT_STRIDE - first, left // OUTPUT_STRIDE
             sums = nnf.pad(sums, (0, 0, 0, v + logits.shape[2] - sums.shape[2]), value=-torch.inf)
             here = np.s_[:, :, v:, u : u + logits.shape[3]]
@@ -70,9 +71,9 @@ def row_strips(
         sums, first = sums[:, :, unused:].clone(), first + unused
 
 
-def _starts(length: int, window: int, stride: int) -> list[int]:
-    """Where the windows along one axis begin: multiples of 4, so that their logits fall on one grid."""
-    last = -(-max(length - window, 0) // OUTPUT_STRIDE) * OUTPUT_STRIDE
+def starts(length: int, window: int, stride: int, multiple: int = OUTPUT_STRIDE) -> list[int]:
+    """Return where the windows along one axis begin: by default at multiples of 4, so that logits fall on one grid."""
+    last = -(-max(length - window, 0) // multiple) * multiple
     return [*range(0, last, stride), last]
 
 
@@ -82,11 +83,11 @@ def _covers(starts: Sequence[int], window: int, length: int) -> Float[Tensor, " 
     return sum(((start <= at) & (at < start + window)).float() for start in starts)
 
 
-def _row_weights(rows: int, height: int, align_corners: bool, like: Tensor) -> list[tuple[slice, Weights]]:
-    """For every `STRIP` rows of the result: the rows of logits that `upsample` makes them from, and their weights."""
+def _row_weights(rows: int, height: int, strip: int, align_corners: bool, like: Tensor) -> list[tuple[slice, Weights]]:
+    """For every `strip` rows of the result: the rows of logits that `upsample` makes them from, and their weights."""
     identity = torch.eye(rows, dtype=like.dtype, device=like.device)
     strips = []
-    for weights in upsample(identity[None, None], (height, rows), align_corners)[0, 0].split(STRIP):
+    for weights in upsample(identity[None, None], (height, rows), align_corners)[0, 0].split(strip):
         used = weights.any(0).nonzero()
         source = slice(int(used[0]), int(used[-1]) + 1)
         strips.append((source, weights[:, source].clone()))

@@ -71,9 +71,8 @@ class ModelPair:
         image, label = self.dataset.read(sample)
         examples = []
         for experiment, network in (self.baseline, self.ovenet):
-            options = {"image_size": experiment.image_size, "channels_last": experiment.channels_last}
             with autocast(experiment, next(network.parameters()).device):
-                examples.append(predict_example(network, image, label, **options))
+                examples.append(predict_example(network, image, label, image_size=experiment.image_size))
         baseline, ovenet = examples
         return replace(ovenet, maps={"baseline": baseline.maps["S_i"]} | ovenet.maps, caption=caption)
 

@@ -38,7 +38,7 @@ class Study:
 
     @cached_property
     def dataset(self) -> SegmentationDataset:
-        return get_dataset(PROTOCOLS[self.protocol][0].benchmark)
+        return get_dataset(PROTOCOLS[self.protocol].benchmark)
 
     def runs(self, variant: str, file: str = "") -> dict[int, Run]:
         """Return the counted runs of a variant, by seed; with `file`, those whose folder has this file."""
@@ -104,7 +104,7 @@ class Study:
                 row = whole | _summarize_bands(table, near)
                 row |= {name: tuple(row[name] or (np.nan, np.nan)) for name in ("f_right", "f_wrong")}
                 height, size = (self.dataset.image_size or (np.nan,))[0], run.experiment.image_size
-                row["output_pixel"] = OUTPUT_STRIDE * (height / size[0] if size else 1)
+                row["output_pixel"] = OUTPUT_STRIDE * (height / size[0] if isinstance(size, tuple) else 1)
                 rows[seed] = {name: np.nan if value is None else value for name, value in row.items()}
         return rows
 

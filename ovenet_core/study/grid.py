@@ -20,11 +20,11 @@ from pydantic import BeforeValidator, Field
 
 from ovenet_core.evaluation import SERVER_SCORES
 from ovenet_core.study.results import IMAGE_COUNTS_FILE, OFFSET_ANALYSIS_FILE, read_run
-from ovenet_core.training import PROTOCOLS, SYSTEMS, TABLE_5, VARIANTS, Experiment, dataset_of, preset
+from ovenet_core.training import PROTOCOLS, STUDY, SYSTEMS, TABLE_5, VARIANTS, Experiment, dataset_of, preset
 from ovenet_core.utils import ConfigError, RunError, config_dataclass, right_name
 
 PROJECT = Path(__file__).parents[2]
-GRIDS: dict[str, tuple[str, ...]] = {"table-5": TABLE_5, "systems": SYSTEMS, "study": tuple(VARIANTS)}
+GRIDS: dict[str, tuple[str, ...]] = {"table-5": TABLE_5, "systems": SYSTEMS, "study": STUDY}
 OUTPUTS = ("S_i", "S_s", "S_f")
 MIOU = (*OUTPUTS, "final")  # columns of `scores`; final is S_f, of a baseline S_i
 ORIGINS = ("data_fingerprint", "commit")  # of the runs in one table, worth a note where they differ
@@ -57,9 +57,9 @@ class GridRun:
     @property
     def depends_on(self) -> "GridRun | None":
         """The grid run whose trained network this one starts from: same seed, same overrides."""
-        if not self.experiment.init_from:
+        protocol, _, variant = self.experiment.init_from.partition("/")
+        if not variant:  # none, or a file of weights
             return None
-        protocol, variant = self.experiment.init_from.split("/")
         return GridRun(protocol, variant, self.seed, self.overrides, self.root)
 
     @property

@@ -263,7 +263,7 @@ def analyse(
 
     Args:
         network: an OVeNet; autocast is the caller's.
-        options: `image_size` and `channels_last` of `predict`.
+        options: `image_size` of `predict`.
 
     Raises:
         DataError: there are no samples, or one has no label.

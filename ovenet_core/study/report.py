@@ -16,14 +16,14 @@ from ovenet_core.study.claims import INTERVAL, Claim, band_width_table, claims, 
 from ovenet_core.study.comparison import Study
 from ovenet_core.study.efficiency import cost_table, gpu_tables, step_times
 from ovenet_core.study.grid import OUTPUTS
-from ovenet_core.study.results import RunSelection, find_runs, select_runs
+from ovenet_core.study.results import ONE_SCALE, SIX_SCALES, SIX_SCALES_FILE, RunSelection, find_runs, select_runs
 from ovenet_core.study.tables import Table, paper_tables, protocol_tables
 from ovenet_core.training import PROTOCOLS, VARIANTS
 from ovenet_core.utils import ConfigError, write_atomically
 
 REPORTED = ("camvid", "camvid-half", "synthetic")  # protocols
 README_SIZES = {"camvid": "full", "camvid-half": "half"}  # the protocols of the README's section: their image size
-FILES = {"result.json": "one scale", "evaluation_six_scales.json": "six scales, flip"}  # of scores: the inference
+FILES = {"result.json": ONE_SCALE, SIX_SCALES_FILE: SIX_SCALES}  # of scores: the inference
 BEGIN, END = "<!-- results: written by `make results` -->", "<!-- end of results -->"
 HOW_TO_READ = (
     "*Seeds* are random seeds. An interval (95%) is over images and seeds, or over seeds. With one seed it is over "

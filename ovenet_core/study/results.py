@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, Field, ValidationError
+from typing_extensions import TypeAliasType
 
 from ovenet_core.data import get_dataset
 from ovenet_core.evaluation import SERVER_SCORES, read_scores
@@ -19,20 +20,22 @@ from ovenet_core.utils import ConfigError, DataError, RunError
 
 IMAGE_COUNTS_FILE = "images.csv.gz"  # left by 04_evaluation: the counts of each image
 OFFSET_ANALYSIS_FILE = "offset_analysis.json"  # left by 08_offset_analysis
+SIX_SCALES_FILE = "evaluation_six_scales.json"  # left by 04_evaluation with six scales and flip
+ONE_SCALE, SIX_SCALES = "one scale", "six scales, flip"  # the inference of a score, in words
 COUNTED = "counted"
 COMPUTATION = ("channels_last", "compile", "checkpointing")  # of an experiment: how it is computed, not what
 
 Share = Annotated[float, Field(ge=0, le=1)] | None  # every score is one, or null where there is none
-Scores = dict[str, Share | dict[str, Share]]  # means, and scores of classes
+Scores = TypeAliasType("Scores", Share | dict[str, "Scores"])  # a mean, those of classes, or all of these at boundaries
 
 
 class OutputScores(BaseModel, strict=True, extra="allow"):
     """The scores of one output of a network."""
 
-    __pydantic_extra__: Scores
+    __pydantic_extra__: dict[str, Scores]
     miou: Annotated[float, Field(ge=0, le=1)]
     iou: dict[str, Share] = {}
-    conditions: dict[str, Scores] = {}
+    conditions: dict[str, dict[str, Scores]] = {}
 
 
 class StoredResult(BaseModel, strict=True):
@@ -87,6 +90,28 @@ class Run:
             return self if split == self.result["split"] else None
         metrics = {self.final_output: self.server[split]}
         return replace(self, result=self.result | {"split": split, "metrics": metrics})
+
+    def at_six_scales(self) -> "Run | None":
+        """Return the run with the scores that 04_evaluation found over six scales and flip; None if it was not asked.
+
+        Raises:
+            RunError: the file is not whole, or of another network, split or inference.
+        """
+        path = self.folder / SIX_SCALES_FILE
+        if not path.exists():
+            return None
+        try:
+            stored = json.loads(path.read_text())
+            seen = stored["inference"]
+            found = stored["config_hash"], stored["split"], len(seen["scales"]), seen["flip"]
+            metrics = stored["metrics"]
+            for scores in metrics.values():
+                OutputScores.model_validate(scores)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(path, error, "a whole evaluation", "run 04_evaluation again") from error
+        if found != (own := (self.experiment.config_hash, self.result["split"], 6, True)):
+            raise RunError(path, found, f"configuration, split, scales and flip {own}", "run 04_evaluation again")
+        return replace(self, result=self.result | {"metrics": metrics})
 
     def score(self, metric: str, of_class: str = "", condition: str = "", output: str = "") -> float:
         """Return a score in %, NaN if there is none: of `metric`, the name of a mean, or "iou" with a class."""

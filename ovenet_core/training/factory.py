@@ -10,20 +10,23 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import PolynomialLR
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, PolynomialLR, SequentialLR
 from torch.utils.data import DataLoader
 
 from ovenet_core import data, utils
-from ovenet_core.cross_entropy import IGNORE_INDEX, require_class_weights
+from ovenet_core.cross_entropy import IGNORE_INDEX
 from ovenet_core.data import Sample, SegmentationDataset, get_dataset
-from ovenet_core.evaluation import Evaluation, evaluate, predict_classes
+from ovenet_core.evaluation import MIN_WINDOW, Evaluation, InferenceConfig, evaluate, predict_classes
+from ovenet_core.layers import OUTPUT_STRIDE
 from ovenet_core.losses import OVeNetLoss
 from ovenet_core.ovenet import OVeNet, build
-from ovenet_core.training.checkpoint import has_begun, trained_run, weights_identity
+from ovenet_core.training.checkpoint import has_begun, trained_run
 from ovenet_core.training.config import Experiment, autocast, select_device
+from ovenet_core.training.initial_values import initialise_as_authors, load_initial_weights
 from ovenet_core.training.trainer import Trainer
-from ovenet_core.utils import ConfigError, DataError, RunError
-from ovenet_core.weights import load_network, load_official, read_state
+from ovenet_core.utils import ConfigError, DataError, RunError, read_state
+from ovenet_core.weights import load_network
 
 SLOW = "this CPU imitates bfloat16 and takes about twenty times as long: set precision to float32, or use a GPU"
 
@@ -59,8 +62,6 @@ def create_trainer(
     if experiment.precision == "bfloat16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         warnings.warn(SLOW, stacklevel=2)
     dataset = get_dataset(experiment.benchmark)
-    require_class_weights(experiment.class_weights, dataset.num_classes)
-    loss = OVeNetLoss(experiment).to(device)
     splits = {"train": experiment.train_split, "val": experiment.val_split}
     samples = {name: labelled_samples(dataset, data_root, f"{name}_split", split) for name, split in splits.items()}
     loading = {"num_workers": workers, "pin_memory": device.type == "cuda"}
@@ -72,18 +73,28 @@ def create_trainer(
     network.to(device)
     if utils.world_size() > 1 and device.type == "cuda":  # there is none for CPUs
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    trained, rate = [p for p in network.parameters() if p.requires_grad], experiment.learning_rate
-    optimizer = torch.optim.SGD(trained, rate, experiment.momentum, weight_decay=experiment.weight_decay)
-    scheduler = PolynomialLR(optimizer, loader.batch_sampler.total, experiment.poly_power)
+    optimizer, scheduler = build_optimizer(experiment, network, loader.batch_sampler.total)
     score = partial(validate, experiment, dataset, samples["val"])
+    loss = OVeNetLoss(experiment, dataset.num_classes).to(device)
     parts = (network, loss, optimizer, scheduler, loader)
     return Trainer(experiment, seed, folder, *parts, score, samples, report, **options)
 
 
 def build_network(experiment: Experiment, num_classes: int, **options: Any) -> OVeNet:
     """Build the experiment's network in its memory format, with initial values from torch's random state."""
-    network = build(num_classes, experiment, checkpointing=experiment.checkpointing, **options)
-    return network.to(memory_format=torch.channels_last) if experiment.channels_last else network
+    computation = {"checkpointing": experiment.checkpointing, "channels_last": experiment.channels_last}
+    network = build(num_classes, experiment, **computation, **options)
+    if experiment.initial_values == "authors":
+        initialise_as_authors(network)
+    return network
+
+
+def build_optimizer(e: Experiment, network: OVeNet, iterations: int) -> tuple[Optimizer, LRScheduler]:
+    """Build SGD for what is trained, and the poly learning rate over the iterations of a run (section 4.1)."""
+    trained = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, e.learning_rate, e.momentum, weight_decay=e.weight_decay)
+    poly = PolynomialLR(optimizer, iterations, e.poly_power)
+    return optimizer, SequentialLR(optimizer, [ConstantLR(optimizer, 1.0, 1), poly], [1]) if e.poly_delay else poly
 
 
 def build_loader(
@@ -100,12 +111,25 @@ def build_loader(
         source = data.DecodedCache.build(dataset, samples, cache, progress=rank == 0)
         if rank == 0:
             utils.barrier()
-    augmentation = {"crop": e.crop, "image_size": e.image_size, "scale_range": e.scale_range, "flip": e.flip}
-    images = data.TrainingDataset(source, samples, seed, **augmentation)
+    images = data.TrainingDataset(source, samples, seed, e)
     parts = {"rank": rank, "processes": processes, "micro_batch_size": e.micro_batch_size}
     batches = data.DistributedBatchSampler(len(samples), e.batch_size, e.epochs, seed, **parts)
     generator = torch.Generator()  # else it draws from torch's random state
     return DataLoader(images, batch_sampler=batches, generator=generator, **options)
+
+
+def inference_config(
+    experiment: Experiment, dataset: SegmentationDataset, window: Sequence[int] = (), **options: Any
+) -> InferenceConfig:
+    """Configure inference with windows of the size that networks are tested at; `options` are further fields.
+
+    Without a `window` they have the experiment's test_size, its image_size if that is (height, width), the dataset's
+    test size, or the size of the crop: the first that there is, with sides rounded up to what a window needs.
+    """
+    size = experiment.image_size if isinstance(experiment.image_size, tuple) else dataset.test_window
+    size = experiment.test_size or size or experiment.crop
+    sides = [max(-(-side // OUTPUT_STRIDE) * OUTPUT_STRIDE, MIN_WINDOW) for side in size]
+    return InferenceConfig(window=window or sides, **options)
 
 
 def validate(
@@ -114,11 +138,12 @@ def validate(
     """Score a network's predictions (S_i, S_s, S_f), at the size of the labels; `show` how far it is."""
     utils.broadcast(network.buffers())  # of the running statistics, the first process's are kept
     counter, share = itertools.count(1), math.ceil(len(samples) / utils.world_size())
+    inference = inference_config(e, dataset)
 
     def read(sample: Sample) -> dict[str, Tensor]:
         show(f"validating {next(counter)}/{share}")
         image = dataset.read_image(sample)
-        return predict_classes(network, image, image_size=e.image_size, channels_last=e.channels_last)
+        return predict_classes(network, image, inference, image_size=e.image_size)
 
     with autocast(e, next(network.parameters()).device):
         return evaluate(dataset, samples, read, boundaries=False, workers=1, progress=False)
@@ -165,39 +190,3 @@ def load_trained(
     network = build_network(experiment, get_dataset(experiment.benchmark).num_classes)
     load_network(network, read_state(source), source.name)
     return experiment, network.to(device).eval()
-
-
-def load_initial_weights(
-    network: OVeNet, experiment: Experiment, weights: str | Path | None, init_from: str | Path | None
-) -> str:
-    """Set the initial values that an experiment asks for besides random ones; return where they come from.
-
-    Raises:
-        ConfigError: the file or the folder that the experiment names is not given.
-        RunError: `init_from` is not finished, or is of OVeNet, or of another backbone, width or number of classes.
-    """
-    name, reports = experiment.pretrained, []
-    if name:
-        if weights is None or Path(weights).name != name:
-            raise ConfigError("weights", weights, f"the path of {name}, which the experiment starts from", "give it")
-        reports.append(str(load_official(network, read_state(weights), name, experiment.widen_pretrained)))
-    if experiment.init_from:
-        if init_from is None:
-            expected = f"the folder of a finished run of {experiment.init_from}, which the experiment starts from"
-            raise ConfigError("init_from", None, expected, "give it")
-        reports.append(load_baseline(network, init_from))
-    return "\n".join(reports) or "random"
-
-
-def load_baseline(network: OVeNet, run_folder: str | Path) -> str:
-    """Give a network the backbone and the semantic head of a trained one (Table 5, "Fr"); return what was loaded."""
-    file, e = trained_run(run_folder)
-    state, own = read_state(file), network.state_dict()
-    shapes = {name: tensor.shape for name, tensor in own.items() if not name.startswith("offset_head.")}
-    if {name: tensor.shape for name, tensor in state.items()} != shapes:  # OVeNet has an offset head too many
-        system = "a baseline" if e.branch_stage is None else "OVeNet"
-        found = f"{system} ({e.backbone}, width {e.width}) on {e.benchmark}"
-        raise RunError(run_folder, found, "a baseline with this network's backbone and classes", "give its run folder")
-    network.load_state_dict(state, strict=False)
-    digest = weights_identity(run_folder, e)["weights"][:12]
-    return f"backbone and semantic head from a run of configuration {e.config_hash}, weights {digest}"

@@ -56,15 +56,18 @@ def create_preset_trainer(
     places = [project / "data", project / "../shared/datasets"]
     _, root = open_dataset(dataset_of(experiment, config), data_root, places)
     folder = Path(run_folder or project / "runs" / experiment / f"seed{seed}")
-    if config.init_from and not init_from:
+    begun = has_begun(folder)
+    weight_folders = [weights_root] if weights_root else [project / "weights", project / "../shared/weights"]
+    if config.init_from.endswith((".pth", ".safetensors")) and not init_from and not begun:
+        init_from = str(find(config.init_from, *weight_folders, fix=WEIGHTS))
+    elif config.init_from and not init_from:
         init_from = str(project / "runs" / config.init_from / f"seed{seed}")
-        if not has_begun(folder) and not Path(init_from, RESULT).exists():
+        if not begun and not Path(init_from, RESULT).exists():
             expected = f"a finished run of {config.init_from}, seed {seed}, which {experiment} starts from"
             raise RunError(init_from, "none", expected, "train it first, or give the folder of such a run as init_from")
     weights = None
-    if config.pretrained and not has_begun(folder):
-        places = [weights_root] if weights_root else [project / "weights", project / "../shared/weights"]
-        weights = find(config.pretrained, *places, fix=WEIGHTS)
+    if config.pretrained and not begun:
+        weights = find(config.pretrained, *weight_folders, fix=WEIGHTS)
     options |= {"seed": seed, "weights": weights, "init_from": init_from or None}
     return create_trainer(config, root, folder, **options)
 

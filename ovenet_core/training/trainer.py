@@ -161,7 +161,7 @@ class Trainer:
             weight, accumulate_only = self.batches.weights[step], utils.world_size() > 1 and step < len(parts) - 1
             with self.step_network.no_sync() if accumulate_only else nullcontext():
                 with autocast(self.experiment, self.device):
-                    images = normalise(images.to(self.device, non_blocking=True), self.experiment.channels_last)
+                    images = normalise(images.to(self.device, non_blocking=True))
                     prediction = self.step_network(images)
                 terms = self.loss(prediction, labels.to(self.device, non_blocking=True))
                 names, own = zip(*terms.items(), strict=True)

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from ovenet_core.utils.errors import ConfigError
 
 TORCHRUN_REACTS = 3  # seconds: torchrun ends all processes within a few tenths after one has died
 TORCHRUN_ENDS = 60
+_alone = ContextVar("alone", default=False)
 
 
 def rank() -> int:
@@ -77,9 +79,19 @@ def barrier() -> None:
         dist.barrier()
 
 
+@contextmanager
+def counted_alone() -> Iterator[None]:
+    """Let `all_reduce_sum` and `all_smallest` see the values of this process only."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
+
 def all_reduce_sum(value: Tensor) -> Tensor:
     """Return the sum of a tensor over all processes; without a gradient."""
-    if not dist.is_initialized():
+    if not dist.is_initialized() or _alone.get():
         return value
     value = value.detach().clone()
     dist.all_reduce(value)
@@ -105,7 +117,7 @@ def all_gather(value: Any) -> list:
 def all_smallest(values: Tensor, number: int) -> Tensor:
     """Return the `number` smallest values of all processes, or more, flat and in no order; `number` is equal in all."""
     values = values.flatten()
-    if not dist.is_initialized():
+    if not dist.is_initialized() or _alone.get():
         return values
     smallest = values.topk(min(number, len(values)), largest=False, sorted=False).values
     padded = torch.nn.functional.pad(smallest, (0, number - len(smallest)), value=torch.inf)

@@ -65,7 +65,7 @@ class Steps:
     def __call__(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.spec, GPU):
-            prediction = self.step_network(normalise(self.images, self.spec.channels_last))
+            prediction = self.step_network(normalise(self.images))
         terms = self.loss(prediction, self.labels)
         dict(terms.items())
         terms.total.backward()

@@ -18,7 +18,7 @@ from torch import Tensor
 from ovenet_core.cross_entropy import cross_entropy, ohem_cross_entropy
 from ovenet_core.evaluation.metrics import Scores, confusion_matrix
 from ovenet_core.layers import upsample
-from ovenet_core.losses import LossTerms, ReferenceLoss, reference_confidence_loss
+from ovenet_core.losses import LossTerms, OVeNetLoss, reference_confidence_loss
 from ovenet_core.ovenet import Logits, OVeNet, Prediction, build
 from ovenet_core.weights import load_official, our_name
 
@@ -153,14 +153,19 @@ def loss_of(file: str, kind: str, dtype: torch.dtype) -> tuple[OVeNet, LossTerms
     golden = load(file)
     ohem = OHEM.match(kind)
     assert ohem or kind == "ce", f"unknown loss {kind}"
-    loss = ReferenceLoss(
+    loss = OVeNetLoss(
+        reference_loss=True,
+        confidence_weight=float(len(golden["input/labels"])),  # theirs is a sum over the images
         ohem=bool(ohem),
         ohem_threshold=float(ohem[1]) if ohem else 0.9,
         ohem_min_kept=int(ohem[2]) if ohem else 0,
         class_weights=tuple(golden["input/class_weights"].tolist()) if "input/class_weights" in golden else None,
     )
     made = network(file, dtype)
-    return made, loss.to(dtype)(made(golden["input/image"].to(dtype)), golden["input/labels"])
+    terms = loss.to(dtype)(made(golden["input/image"].to(dtype)), golden["input/labels"])
+    if terms.confidence is not None:
+        terms.confidence = terms.confidence * loss.config.confidence_weight
+    return made, terms
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -213,7 +218,8 @@ def loss_value(name: str, data: dict[str, Tensor]) -> Tensor:
     align_corners = {"True": True, "False": False, "": True}[align]
     ohem = OHEM.match(kind.removeprefix("two_output_"))
     assert ohem or kind.removeprefix("two_output_") == "ce"
-    loss = ReferenceLoss(
+    loss = OVeNetLoss(
+        reference_loss=True,
         ohem=bool(ohem),
         ohem_threshold=float(ohem[1]) if ohem else 0.9,
         ohem_min_kept=int(ohem[2]) if ohem else 0,

@@ -35,7 +35,7 @@ def batch(images: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
 def outputs(experiment, network, device):
     images, labels = (x.to(device) for x in batch())
     with autocast(experiment, torch.device(device)):
-        prediction = network(normalise(images, experiment.channels_last))
+        prediction = network(normalise(images))
     return prediction, OVeNetLoss(experiment).to(device)(prediction, labels)
 
 

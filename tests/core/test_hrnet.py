@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ovenet_core.hrnet import HRNet
-from ovenet_core.layers import upsample
+from ovenet_core.layers import ConcatConv, upsample
 from ovenet_core.ovenet import OVeNet, build
 from ovenet_core.utils import ConfigError
 from ovenet_core.weights import load_official
@@ -122,3 +122,21 @@ def test_resize_by_hand(align_corners, expected):
     """Two pixels upsampled to four."""
     x = torch.tensor([[[[0.0, 1.0]]]])
     torch.testing.assert_close(upsample(x, (1, 4), align_corners), torch.tensor([[[expected]]]))
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_branches_convolved_apart_are_the_convolved_concatenation(kernel, align_corners):
+    """Values and all gradients, where sizes are odd, equal and one pixel as well; in channels-last on a CPU."""
+    torch.manual_seed(0)
+    layer = ConcatConv(20, 5, align_corners, kernel).double().to(memory_format=torch.channels_last)
+    shapes = [(2, 2, 9, 14), (2, 3, 9, 14), (2, 4, 5, 7), (2, 5, 3, 4), (2, 6, 1, 2)]
+    maps = [torch.randn(s).double().to(memory_format=torch.channels_last).requires_grad_() for s in shapes]
+    results = {}
+    for method in (layer.convolve, layer.convolve_concatenation):
+        out = method(maps)
+        gradient = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).view_as(out)
+        results[method] = out, *torch.autograd.grad(out, [*maps, *layer.conv.parameters()], gradient)
+    for ours, theirs in zip(*results.values(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert not torch.equal(*(result[0] for result in results.values()))  # two ways, so their rounding differs

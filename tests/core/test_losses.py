@@ -1,6 +1,7 @@
 """The losses: values by hand and by brute force, weights, ignored labels, and gradients computed at once."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from ovenet_core import losses
 from ovenet_core.cross_entropy import cross_entropy, ohem_cross_entropy
 from ovenet_core.layers import upsample
-from ovenet_core.losses import LossTerms, OVeNetLoss, ReferenceLoss, confidence_loss, reference_confidence_loss
+from ovenet_core.losses import LossConfig, LossTerms, OVeNetLoss, confidence_loss, reference_confidence_loss
 from ovenet_core.memory import backward_in_forward
 from ovenet_core.ovenet import BACKBONES, Logits, Prediction, build
 from ovenet_core.utils import ConfigError
@@ -476,10 +477,82 @@ def test_total_of_an_ignored_batch_is_zero_for_a_whole_network(backbone, ohem, d
     assert all((p.grad == 0).all() for p in network.parameters())
 
 
-@pytest.mark.parametrize("loss", [OVeNetLoss, ReferenceLoss])
-def test_ignored_batch_gives_numbers_in_either_loss(loss):
+def four_images(with_ocr: bool = False) -> tuple[Prediction, Tensor]:
+    """Two predictions of `leaf_prediction` as one, and labels of four images with unlike shares of ignored pixels."""
+    pairs = [leaf_prediction(with_ocr, seed)[0] for seed in (0, 1)]
+
+    def stack(name: str) -> Any:
+        values = [getattr(pair, name) for pair in pairs]
+        if not isinstance(values[0], Logits):
+            return torch.cat(values)
+        return values[0].map(lambda x, y: torch.cat([x, y]), values[1])
+
+    names = ("initial", "seed", "fused", "offsets", "confidence_logits")
+    labels = torch.cat([random_case(seed, ignored)[1] for seed, ignored in ((0, 0.1), (1, 0.7))])
+    return Prediction(**{name: stack(name) for name in names}, align_corners=True), labels
+
+
+@WITH_OCR
+@pytest.mark.parametrize("together", [1, 2, 3, 4, 9])
+@pytest.mark.parametrize("reference", [False, True])
+def test_images_counted_together_are_groups_with_losses_of_their_own(with_ocr, together, reference):
+    """Each group counts as many times as it has images; the last may have fewer."""
+    prediction, labels = four_images(with_ocr)
+    fields = {"ohem_threshold": 0.3, "ohem_min_kept": 25, "reference_loss": reference}
+    got = dict(OVeNetLoss(images_counted_together=together, **fields).double()(prediction, labels).items())
+    expected: dict[str, float] = {}
+    for first in range(0, 4, together):
+        part = slice(first, first + together)
+        terms = OVeNetLoss(**fields).double()(prediction.of_images(part), labels[part])
+        for name, value in terms.items():
+            expected[name] = expected.get(name, 0) + value * len(labels[part]) / 4
+    assert got == pytest.approx(expected, rel=1e-12)
+    whole = dict(OVeNetLoss(**fields).double()(prediction, labels).items())
+    assert (got == pytest.approx(whole, rel=1e-9)) == (together >= 4)
+
+
+@pytest.mark.parametrize("images", [1, 2, 4])
+def test_ohem_keeps_so_many_pixels_of_each_image(images):
+    prediction, labels = four_images()
+    prediction, labels = prediction.of_images(slice(images)), labels[:images]
+    per_image = OVeNetLoss(ohem_threshold=0.05, ohem_min_kept_per_image=7).double()(prediction, labels)
+    together = OVeNetLoss(ohem_threshold=0.05, ohem_min_kept=7 * images).double()(prediction, labels)
+    assert dict(per_image.items()) == dict(together.items())
+    other = OVeNetLoss(ohem_threshold=0.05, ohem_min_kept=7 * images + 3).double()(prediction, labels)
+    assert dict(other.items()) != dict(together.items())
+
+
+def test_two_numbers_for_ohem_are_refused():
+    with pytest.raises(ConfigError) as caught:
+        LossConfig(ohem_min_kept=1000, ohem_min_kept_per_image=500)
+    assert (caught.value.where, caught.value.expected) == ("ohem_min_kept_per_image", "null beside ohem_min_kept 1000")
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_the_confidence_loss_has_its_weight(reference):
+    prediction, labels = four_images()
+    once, thrice = (
+        OVeNetLoss(confidence_weight=weight, reference_loss=reference).double()(prediction, labels)
+        for weight in (1.0, 3.0)
+    )
+    assert once.confidence.item() == thrice.confidence.item()
+    assert (thrice.total - once.total).item() == pytest.approx(2 * once.confidence.item())
+
+
+def test_the_reference_confidence_loss_of_two_images_weighs_twice_its_mean():
+    """A sum over the images of a process, of which there are two: the weight 2 of the published configurations."""
+    prediction, labels = four_images()
+    prediction, labels = prediction.of_images(slice(2)), labels[:2]
+    loss = OVeNetLoss(reference_loss=True, confidence_weight=2.0).double()
+    maps = (upsample(x, labels.shape[-2:], False) for x in (prediction.confidence, prediction.offsets))
+    theirs = reference_confidence_loss(*maps, labels, align_corners=True)
+    assert 2 * loss(prediction, labels).confidence.item() == pytest.approx(theirs.item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_ignored_batch_gives_numbers_in_either_loss(reference):
     """In the reference loss ignored labels count as class 0 in the confidence loss: finite, but not 0."""
     prediction, leaves = leaf_prediction(True)
-    total = loss(ohem=False)(prediction, all_ignored(2, 5, 6)).total
+    total = OVeNetLoss(ohem=False, reference_loss=reference)(prediction, all_ignored(2, 5, 6)).total
     assert total.isfinite()
     assert all(g is None or g.isfinite().all() for g in torch.autograd.grad(total, leaves, allow_unused=True))

@@ -18,7 +18,8 @@ import pytest
 
 from ovenet_core.data import ADE20K, CITYSCAPES, SegmentationDataset, cache
 from ovenet_core.data.cache import DecodedCache
-from ovenet_core.data.transforms import random_crop, sample_rng
+from ovenet_core.data.transforms import augment, draw_augmentation, sample_rng
+from ovenet_core.training.config import DataConfig
 from ovenet_core.utils import DataError
 
 
@@ -92,10 +93,11 @@ def test_nothing_is_decoded_when_the_cache_is_read(samples, tmp_path, monkeypatc
 
 
 def test_crops_from_the_cache_are_those_from_the_files(samples, tmp_path):
-    decoded = build(samples, tmp_path / "cache")
+    decoded, settings = build(samples, tmp_path / "cache"), DataConfig(crop=(24, 32))
     for index, sample in enumerate(samples):
         readers = (ADE20K.read, decoded.read)
-        pairs = [random_crop(*read(sample), crop=(24, 32), rng=sample_rng(0, 0, index)) for read in readers]
+        draws = draw_augmentation(settings, sample_rng(0, 0, index))
+        pairs = [augment(*read(sample), settings, draws) for read in readers]
         for got, expected in zip(*pairs, strict=True):
             np.testing.assert_array_equal(got, expected)
             assert got.flags.writeable  # or torch.from_numpy would warn
@@ -114,7 +116,8 @@ def test_a_crop_touches_only_the_pages_of_its_window(tmp_path):
     write(tmp_path / "annotations/training/a.png", np.zeros((4096, 2048), np.uint8))
     (sample,) = ADE20K.samples(tmp_path, "train")
     image, label = build([sample], tmp_path / "cache").read(sample)
-    random_crop(image, label, crop=(64, 64), scale=(1, 1), rng=sample_rng(0, 0, 0))
+    settings = DataConfig(crop=(64, 64), scale_range=(1.0, 1.0))
+    augment(image, label, settings, draw_augmentation(settings, sample_rng(0, 0, 0)))
     mapping = re.split(r"(?m)^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text())
     (mine,) = [text for text in mapping if str(tmp_path) in text]
     size, resident = (int(re.search(rf"{name}: +(\d+) kB", mine)[1]) for name in ("Size", "Rss"))

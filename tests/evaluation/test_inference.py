@@ -10,7 +10,14 @@ import torch
 from torch import nn
 
 from ovenet_core.evaluation import inference as evaluation_inference
-from ovenet_core.evaluation.inference import SIX_SCALES, InferenceConfig, classes, predict, predict_classes
+from ovenet_core.evaluation.inference import (
+    SIX_SCALES,
+    InferenceConfig,
+    classes,
+    predict,
+    predict_classes,
+    predict_scores,
+)
 from ovenet_core.layers import IMAGENET_MEAN, IMAGENET_STD, normalise
 from ovenet_core.ovenet import Logits, Prediction, build
 from ovenet_core.utils import ConfigError
@@ -44,10 +51,15 @@ def test_normalise_keeps_red_first():
     )
 
 
-def test_channels_last_changes_the_layout_and_not_the_values():
-    image = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    assert normalise(image, True).is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(normalise(image, True), normalise(image))
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_activations_have_the_memory_format_of_the_weights_whatever_the_image_has(channels_last):
+    network, seen = build(width=8, blocks=1).eval(), []
+    network = network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3):
+            layer.register_forward_hook(lambda layer, inputs, output: seen.append(output))
+    predict(network, image(64, 96))
+    assert {activation.is_contiguous(memory_format=torch.channels_last) for activation in seen} == {channels_last}
 
 
 @pytest.mark.parametrize("size", [(64, 96), (61, 95), (128, 200)])
@@ -131,20 +143,15 @@ def every_pass(network, image, scales):
         }
 
 
-@pytest.mark.parametrize("averaging", ["probabilities", "reference"])
-def test_scales_and_flips_are_averaged_as_the_mode_says(network, averaging):
+def test_softmaxes_of_scales_and_flips_are_summed(network):
     pixels, scales = image(70, 101), (0.5, 1.0, 1.75)
     passes = list(every_pass(network, pixels, scales))
-    expected = {}
+    inference = InferenceConfig(scales, flip=True)
+    found, scores = (predict(network, pixels, inference) for predict in (predict_classes, predict_scores))
     for name in passes[0]:
-        if averaging == "probabilities":
-            total = sum(one.double().softmax(0) for logits in passes for one in logits[name])
-        else:
-            total = sum((sum(logits[name]) / 2).double().exp() for logits in passes)
-        expected[name] = total.argmax(0).to(torch.uint8)
-    inference = InferenceConfig(scales, flip=True, averaging=averaging)
-    found = predict_classes(network, pixels, inference)
-    assert_same(found, expected)
+        expected = sum(one.double().softmax(0) for logits in passes for one in logits[name])
+        torch.testing.assert_close(scores[name].double(), expected, rtol=0, atol=1e-4)
+    assert_same(found, {name: total.argmax(0).to(torch.uint8) for name, total in scores.items()})
     assert not torch.equal(found["S_f"], predict_classes(network, pixels)["S_f"])
 
 
@@ -184,12 +191,11 @@ def test_a_window_as_large_as_the_image_shows_it_whole(network):
     assert_same(exact, whole)
 
 
-@pytest.mark.parametrize("averaging", ["probabilities", "reference"])
 @pytest.mark.parametrize("stride", [(64, 96), (24, 40)])
 @pytest.mark.parametrize("size", [(128, 192), (131, 203), (64, 300)])
-def test_windows_are_put_back_where_they_were_taken(size, stride, averaging):
+def test_windows_are_put_back_where_they_were_taken(size, stride):
     network, pixels = Local(), image(*size)
-    inference = InferenceConfig(window=(64, 96), stride=stride, averaging=averaging, max_whole_pixels=0)
+    inference = InferenceConfig(window=(64, 96), stride=stride, max_whole_pixels=0)
     assert_same(predict_classes(network, pixels, inference), predict_classes(network, pixels))
 
 
@@ -239,18 +245,25 @@ def test_an_image_of_one_colour_has_the_same_classes_at_all_scales():
     assert_same(six, single)
 
 
-def test_the_confident_reference_does_not_overflow():
+@pytest.mark.parametrize("logit", [80, 89])
+def test_exponentials_that_overflow_are_refused(logit):
     network = Local()
-    network.mix.weight.data *= 1000
-    pixels = image(64, 64)
-    reference = predict_classes(network, pixels, InferenceConfig((1.0, 1.0), averaging="reference"))
-    assert_same(reference, predict_classes(network, pixels))
+    nn.init.zeros_(network.mix.weight)
+    network.mix.bias.data = torch.arange(19) * logit / 5 / 18
+    options = {"inference": InferenceConfig((0.5, 1.0), averaging="reference"), "outputs": ["S_i"]}
+    if logit < 88:
+        assert (predict_classes(network, image(64, 64), **options)["S_i"] == 18).all()
+        return
+    with pytest.raises(ConfigError) as error:
+        predict_classes(network, image(64, 64), **options)
+    assert error.value.where == "averaging" and "probabilities" in error.value.fix
 
 
-@pytest.mark.parametrize("size", [(1, 1), (7, 90), (31, 64)])
-def test_an_image_of_any_size_has_classes(network, size):
-    """The network itself takes no side below 32 pixels."""
-    looks = InferenceConfig((0.5, 1.0, 1.5), flip=True, window=(64, 64), stride=(64, 64))
+@pytest.mark.parametrize("averaging", ["probabilities", "reference"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 90), (31, 64)])
+def test_an_image_of_any_size_has_classes(network, size, averaging):
+    """Unless it is told to, the network takes no side below 32 pixels."""
+    looks = InferenceConfig((0.25, 1.0, 1.5), flip=True, window=(64, 64), averaging=averaging)
     found = predict_classes(network, image(*size), looks)
     assert {tuple(ids.shape) for ids in found.values()} == {size}
 
@@ -287,8 +300,8 @@ def test_under_autocast_classes_are_those_of_its_prediction(network):
         ({"window": (512, 1022)}, "window[1]"),
         ({"window": (32, 1024)}, "window[0]"),
         ({"window": (512, 1024, 3)}, "window"),
-        ({"window": (512, 512)}, "stride"),
-        ({"stride": (512, 1028)}, "stride"),
+        ({"window": (512, 512), "stride": (512, 1024)}, "stride"),
+        ({"stride": (512, 2052)}, "stride"),
         ({"stride": (0, 1024)}, "stride[0]"),
         ({"stride": (512,)}, "stride"),
         ({"max_whole_pixels": -1}, "max_whole_pixels"),
@@ -300,25 +313,15 @@ def test_settings_out_of_range_are_refused(change, field):
     assert error.value.where == field
 
 
-@pytest.mark.parametrize(
-    ("crop", "given", "window", "stride"),
-    [
-        ((180, 240), {}, (180, 240), (180, 240)),
-        ((32, 130), {}, (64, 132), (64, 132)),
-        ((180, 240), {"window": [64, 96]}, (64, 96), (64, 96)),
-        ((180, 240), {"stride": [120, 160]}, (180, 240), (120, 160)),
-        ((180, 240), {"window": [64, 96], "stride": [32, 48]}, (64, 96), (32, 48)),
-    ],
-)
-def test_windows_are_the_crop_unless_they_are_given(crop, given, window, stride):
-    inference = InferenceConfig.for_crop(crop, **given, scales=[0.5, 1.0], flip=True, averaging="reference")
-    assert inference == InferenceConfig((0.5, 1.0), True, window, stride, "reference")
+@pytest.mark.parametrize("stride", [(), []])
+def test_windows_lie_side_by_side_unless_a_stride_is_given(stride):
+    assert InferenceConfig(window=[64, 96], stride=stride) == InferenceConfig(window=(64, 96), stride=(64, 96))
 
 
 @pytest.mark.parametrize("given", [{"window": [512]}, {"stride": [512]}, {"window": [64, 96, 3]}])
 def test_a_window_that_is_not_of_height_and_width_is_refused(given):
     with pytest.raises(ConfigError) as error:
-        InferenceConfig.for_crop((180, 240), **given)
+        InferenceConfig(**given)
     assert error.value.where == next(iter(given))
 
 

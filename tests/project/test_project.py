@@ -248,7 +248,7 @@ def test_the_package_stays_small():
     assert lines(*package.glob("*.py")) <= 1400  # the paper
     assert lines(package / "hrnet.py") <= 220
     assert lines(package / "training" / "trainer.py") <= 300
-    assert lines(*package.rglob("*.py")) <= 9800
+    assert lines(*package.rglob("*.py")) <= 10400
 
 
 def test_importing_the_package_has_no_side_effect():

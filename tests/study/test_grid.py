@@ -14,7 +14,7 @@ from result_files import each
 
 from ovenet_core.data.synthetic.writer import write_scenes
 from ovenet_core.study.grid import GRIDS, Grid, GridRun, scores, state_table, summarize
-from ovenet_core.training.presets import TABLE_5, VARIANTS
+from ovenet_core.training.presets import STUDY, TABLE_5
 from ovenet_core.utils import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -199,7 +199,7 @@ def test_a_grid_gets_the_runs_that_its_own_need_once_and_before_them():
 
 
 def test_named_grids_hold_the_variants_of_the_paper_and_of_the_study():
-    assert GRIDS["table-5"] == TABLE_5 and GRIDS["study"] == tuple(VARIANTS)
+    assert GRIDS["table-5"] == TABLE_5 and GRIDS["study"] == STUDY
     assert [c.variant for c in Grid.from_config({"grid": "systems"}).runs()] == [
         "hrnet", "ovenet", "hrnet-ocr", "ovenet-ocr"]  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Tables: which runs count, what is averaged, what is bold, and what is said of all others."""
 
+import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from result_files import each, write_run
 from ovenet_core.study.architecture_table import architecture
 from ovenet_core.study.results import COUNTED, RunSelection, find_runs, select_runs
 from ovenet_core.study.tables import Table, command_for, format_scores, paper_tables, protocol_tables
+from ovenet_core.training import Experiment
 from ovenet_core.utils import RunError
 
 
@@ -81,6 +83,65 @@ def test_a_score_on_val_is_not_put_beside_one_on_test(tmp_path):
     write_run(tmp_path / "a", "cityscapes/hrnet", 0, 0.8)
     row = row_of(tables(tmp_path)["table1"], "HRNet, HRNetV2-W48, trained on train", "IoU cla.")
     assert row["state"] == "not run" and "05_test_inference" in row["command"]
+
+
+def six_scales(folder: Path, miou: float, **changes) -> None:
+    """An evaluation over six scales and flip beside a run, as 04_evaluation leaves it."""
+    result = json.loads((folder / "result.json").read_text())
+    stored = {
+        "config_hash": Experiment.from_json(result["experiment"]).config_hash,
+        "split": result["split"],
+        "inference": {"scales": [0.5, 0.75, 1.0, 1.25, 1.5, 1.75], "flip": True},
+        "metrics": {output: scores | {"miou": miou} for output, scores in result["metrics"].items()},
+    }
+    (folder / "evaluation_six_scales.json").write_text(json.dumps(stored | changes))
+
+
+def test_scores_over_six_scales_stand_beside_those_reported_on_val(tmp_path):
+    """Which they fit; where there are none, those of one scale, and every number says which it is."""
+    write_run(tmp_path / "one", "cityscapes/ovenet", 0, 0.80)
+    for seed, miou in enumerate((0.82, 0.83)):
+        six_scales(write_run(tmp_path / f"six{seed}", "cityscapes/hrnet", seed, 0.80), miou)
+    made = tables(tmp_path)["table5"]
+    six, one = (row_of(made, row, "IoU cla.") for row in ("HRNet", "OVeNet"))
+    assert (six["reproduced"], six["inference"], one["inference"]) == (
+        pytest.approx(82.5),
+        "six scales, flip",
+        "one scale",
+    )
+    assert six["difference"] == pytest.approx(82.5 - 81.83)
+    assert "82.50 ± 0.71 (2), six scales, flip" in made.markdown() and "80.00 (1)" in made.markdown()
+
+
+def test_a_gain_is_that_of_one_inference(tmp_path):
+    """Six scales only where both systems have them."""
+    for name, one, six in (("hrnet", 0.80, 0.82), ("ovenet", 0.81, None)):
+        folder = write_run(tmp_path / name, f"cityscapes/{name}", 0, one)
+        if six:
+            six_scales(folder, six)
+    gains = [c for c in tables(tmp_path)["text"].data.itertuples() if "gain" in c.row and "cityscapes, val" in c.row]
+    assert [(g.reproduced, g.inference) for g in gains] == [(pytest.approx(1), "one scale")] * len(gains)
+
+
+def test_a_protocols_table_has_rows_of_their_own_for_six_scales(tmp_path):
+    six_scales(write_run(tmp_path / "a", "synthetic/hrnet", 0, 0.5), 0.6)
+    write_run(tmp_path / "b", "synthetic/ovenet", 0, 0.55)
+    table = tables(tmp_path, "synthetic")["synthetic_table1"]
+    assert row_of(table, "HRNet", "IoU cla.")["reproduced"] == pytest.approx(50)
+    assert row_of(table, "HRNet, six scales, flip", "IoU cla.")["reproduced"] == pytest.approx(60)
+    assert "OVeNet, six scales, flip" not in set(table.data["row"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"config_hash": "0" * 12}, {"split": "train"}, {"inference": {"scales": [1.0], "flip": True}}, {"metrics": 3}],
+    ids=str,
+)
+def test_six_scales_of_another_network_or_inference_are_refused(tmp_path, changes):
+    six_scales(write_run(tmp_path / "a", "cityscapes/hrnet", 0, 0.5), 0.6, **changes)
+    with pytest.raises(RunError) as caught:
+        tables(tmp_path)
+    assert caught.value.where == tmp_path / "a" / "evaluation_six_scales.json"
 
 
 def test_what_the_server_said_stands_beside_the_papers_test_scores(tmp_path):
@@ -215,7 +276,7 @@ def test_a_folder_that_is_not_there_is_an_error(tmp_path):
 
 def printed(reported: list[float], reproduced: list[float], seeds: Sequence[int] = (1, 1, 1)) -> dict[str, list[str]]:
     """The texts of a column "c", with ** around those that are bold."""
-    same = {"column": "c", "best_within": "c", "sd": np.nan, "decimals": 1, "command": ""}
+    same = {"column": "c", "best_within": "c", "sd": np.nan, "decimals": 1, "command": "", "inference": "one scale"}
     rows = [
         {"row": f"r{i}", "reported": a, "reproduced": b, "difference": b - a, "seeds": n} | same
         for i, (a, b, n) in enumerate(zip(reported, reproduced, seeds, strict=False))

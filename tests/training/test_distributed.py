@@ -152,31 +152,35 @@ def images() -> tuple[Prediction, torch.Tensor]:
     return prediction, labels
 
 
-def share_of_loss(ohem, min_kept):
+def share_of_loss(ohem, fields):
     prediction, labels = images()
     count = len(labels) // distributed.world_size()
     mine = slice(distributed.rank() * count, (distributed.rank() + 1) * count)
-    parts = {
-        name: Logits(o.main[mine])
-        for name, o in zip(("initial", "seed", "fused"), prediction.outputs().values(), strict=True)
-    }
-    share = Prediction(**parts, offsets=prediction.offsets[mine], confidence_logits=prediction.confidence_logits[mine])
-    weights = (1.0, 2.0, 0.5, 1.5, 3.0)
-    terms = OVeNetLoss(ohem=ohem, ohem_min_kept=min_kept, ohem_threshold=0.4, class_weights=weights).double()(
-        share, labels[mine]
-    )
+    loss = OVeNetLoss(ohem=ohem, ohem_threshold=0.4, class_weights=(1.0, 2.0, 0.5, 1.5, 3.0), **fields)
+    terms = loss.double()(prediction.of_images(mine), labels[mine])
     terms.total.backward()
     leaves = [*(o.main for o in prediction.outputs().values()), prediction.confidence_logits]
     return dict(terms.items()), [leaf.grad for leaf in leaves]
 
 
 @pytest.mark.parametrize(
-    ("ohem", "min_kept"), [(False, 0), (True, 10), (True, 1800)], ids=["plain", "hard", "selected"]
+    ("ohem", "fields"),
+    [
+        (False, {}),
+        (True, {"ohem_min_kept": 10}),
+        (True, {"ohem_min_kept": 1800}),
+        (True, {"ohem_min_kept_per_image": 450}),
+        (True, {"ohem_min_kept_per_image": 500, "images_counted_together": 2}),
+        (True, {"ohem_min_kept_per_image": 500, "images_counted_together": 1}),
+        (True, {"ohem_min_kept": 900, "images_counted_together": 2, "reference_loss": True}),
+        (False, {"reference_loss": True, "confidence_weight": 2.0}),
+    ],
+    ids=["plain", "hard", "selected", "per image", "pairs", "alone", "reference pairs", "reference"],
 )
-def test_shares_of_losses_and_gradients_add_up(ohem, min_kept, pair):
+def test_shares_of_losses_and_gradients_add_up(ohem, fields, pair):
     """In `selected` the limit is a probability that has to be found among the pixels of both processes."""
-    whole, gradients = share_of_loss(ohem, min_kept)
-    shares = pair(share_of_loss, ohem, min_kept)
+    whole, gradients = share_of_loss(ohem, fields)
+    shares = pair(share_of_loss, ohem, fields)
     for name, value in whole.items():
         assert sum(terms[name] for terms, _ in shares) == pytest.approx(value, rel=1e-12)
     for index, gradient in enumerate(gradients):
@@ -244,10 +248,10 @@ def test_scores_are_those_of_the_checkpoint_where_each_process_has_its_own_stati
     """On processors batch-norm is not synchronised; the first process's statistics are kept, and scored."""
     first, second = pair(train, TINY, scenes, tmp_path / "two")
     assert first == second
-    spec, network = load_trained(tmp_path / "two")
+    _, network = load_trained(tmp_path / "two")
 
     def read(sample):
-        return predict_classes(network, CITYSCAPES.read_image(sample), channels_last=spec.channels_last)
+        return predict_classes(network, CITYSCAPES.read_image(sample))
 
     again = evaluate(CITYSCAPES, CITYSCAPES.samples(scenes, "val"), read, boundaries=False, workers=1, progress=False)
     assert first["metrics"] == {name: evaluation.as_dict() for name, evaluation in again.items()}

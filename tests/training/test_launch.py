@@ -25,7 +25,7 @@ SMALL = {
     "width": 8,
     "blocks": 1,
     "pretrained": "",
-    "ohem_min_kept": 2048,
+    "ohem_min_kept_per_image": 1024,
     "precision": "float32",
 }
 

@@ -32,9 +32,10 @@ from ovenet_core.utils import (
     SnapshotError,
     WeightsError,
     WriteError,
+    read_state,
     write_atomically,
 )
-from ovenet_core.weights import load_network, read_state
+from ovenet_core.weights import load_network
 
 TINY = preset(
     "synthetic/ovenet", crop=[64, 128], epochs=2, batch_size=2, validate_every=2, ohem_min_kept=2048, learning_rate=0.01
@@ -380,7 +381,7 @@ def test_the_checkpoint_gives_the_scores_of_the_result(scenes, finished):
     samples = data.samples(scenes, "val")
 
     def read(sample):
-        return predict_classes(network, data.read_image(sample), channels_last=True)
+        return predict_classes(network, data.read_image(sample))
 
     scores = evaluate(data, samples, read, workers=1, progress=False)
     assert {name: s.scores.miou for name, s in scores.items()} == pytest.approx(
@@ -468,8 +469,8 @@ def test_missing_initial_weights_are_an_error(scenes, tmp_path):
 def test_images_are_resized_on_reading(scenes):
     data = get_dataset("cityscapes")
     samples = data.samples(scenes, "train")
-    options = {"crop": (32, 64), "image_size": (32, 64), "scale_range": (1.0, 1.0), "flip": False}
-    image, label, name = TrainingDataset(data, samples, 0, **options)[0, 1]
+    still = TINY.override(crop=(32, 64), image_size=(32, 64), scale_range=(1.0, 1.0), flip=False)
+    image, label, name = TrainingDataset(data, samples, 0, still)[0, 1]
     assert image.shape == (3, 32, 64)
     assert name == samples[1].name
     # Each pixel of the small label is one of the four of the full label that it covers.
