@@ -169,7 +169,7 @@ def training_step(repetitions: int = 5) -> None:
     """What OVeNet and a wider HRNet take beside HRNet: a whole step on four images of the study, on one thread."""
     torch.set_num_threads(1)
     specs = {name: preset(f"camvid-half/{name}") for name in ("hrnet", "ovenet", "hrnet-wide")}
-    networks = {name: build_network(spec, 11).to(memory_format=torch.channels_last) for name, spec in specs.items()}
+    networks = {name: build_network(spec, 11) for name, spec in specs.items()}
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (4, 3, 180, 240), generator=rng, dtype=torch.uint8)
     labels = torch.randint(0, 11, (4, 180, 240), generator=rng)
@@ -381,8 +381,7 @@ def two_processes(images: int = 16, epochs: int = 5) -> None:
         "epochs": epochs,
         "validate_every": epochs,
         "pretrained": "",
-        "channels_last": True,
-        "ohem_min_kept": 65536,
+        "ohem_min_kept_per_image": 16384,
     }
     with tempfile.TemporaryDirectory() as folder:
         root = write_scenes(f"{folder}/scenes", split_sizes={"train": images, "val": 1}, size=SIZE, progress=False)
