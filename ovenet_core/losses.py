@@ -26,6 +26,7 @@ from ovenet_core.resampling import labels_at_seeds
 from ovenet_core.utils import all_reduce_sum, config_dataclass, counted_alone
 
 NotNegative = Annotated[float, Field(ge=0)]
+OHEM_MIN_KEPT = 131072  # pixels; authors' code
 
 
 def confidence_loss(
@@ -69,7 +70,7 @@ class LossConfig:
 
     ohem: bool = True  # OHEM instead of plain cross-entropy for the main logits; section 4.1
     ohem_threshold: Annotated[float, Field(ge=0, le=1)] = 0.9  # authors' code; so is ohem_min_kept
-    ohem_min_kept: Annotated[int, Field(ge=0)] = 131072  # pixels of the images that are counted together
+    ohem_min_kept: Annotated[int, Field(ge=0)] = OHEM_MIN_KEPT  # pixels of the images that are counted together
     ohem_min_kept_per_image: Annotated[int, Field(ge=0)] | None = None  # instead; authors' code: 65536
     images_counted_together: Annotated[int, Field(ge=1)] | None = None  # None: all that all processes see at a time
     kappa: NotNegative = 0.5  # weight of S_s, section 4.1
@@ -84,7 +85,7 @@ class LossConfig:
     @field_validator("ohem_min_kept_per_image")
     @classmethod
     def _one_number(cls, per_image: int | None, info: Any) -> int | None:
-        if per_image is not None and info.data.get("ohem_min_kept", 131072) != 131072:
+        if per_image is not None and info.data.get("ohem_min_kept", OHEM_MIN_KEPT) != OHEM_MIN_KEPT:
             raise ValueError(f"null beside ohem_min_kept {info.data['ohem_min_kept']}")
         return per_image
 

@@ -140,10 +140,10 @@ PUBLISHED = {
     **_of("authors' code: steps of 0.1", scale_step=0.1),
     **_of("authors' code", padding="black"),
 }
-FROZEN = {"ovenet-frozen": _of("authors' code: the whole network is in training mode", frozen_in_training_mode=True)}
+FROZEN = _of("authors' code: the whole network is in training mode", frozen_in_training_mode=True)
 OCR = {**_of("authors' code: O", batchnorm_momentum=0.1),
        **_of("authors' code: O, 2 images on each of 5 GPUs", batch_size=10)}
-WITH_OCR = {**FROZEN, "hrnet-ocr": OCR, "ovenet-ocr": OCR}
+WITH_OCR = {"ovenet-frozen": FROZEN, "hrnet-ocr": OCR, "ovenet-ocr": OCR}
 CITYSCAPES_RUN = {**PUBLISHED, **_of("authors' code: the images' own", base_size=2048)}
 ACDC_RUN = {**PUBLISHED, **_of("section 4.1", benchmark="acdc", crop=(540, 960)),
             **_of("authors' code: the images' own", base_size=1920)}
@@ -159,13 +159,12 @@ THREE = {**_of("authors' code: 3 images on each of 4 GPUs", batch_size=12, image
          **_of("authors' code: 131072 of the 3 images of a process", ohem_min_kept_per_image=None)}
 TAU_O = _of("authors' code: O", tau=0.2)
 NO_OHEM = _of("authors' code: O", ohem=False)
-AUTHORS_FROZEN = _of("authors' code: the whole network is in training mode", frozen_in_training_mode=True)
 
 
 def _start(init_from: str, pretrained: str) -> Choices:
     """Name the files that a frozen run of the authors starts from."""
     return {**_of("authors' code: backbone and semantic head", init_from=init_from),
-            **_of("authors' code: offset branch", pretrained=pretrained), **AUTHORS_FROZEN}
+            **_of("authors' code: offset branch", pretrained=pretrained), **FROZEN}
 
 
 AUTHORS = {
@@ -222,7 +221,7 @@ PROTOCOLS: dict[str, Protocol] = {
         "Table 1, train+val", CITYSCAPES_RUN | _of("Table 1", train_split="trainval"), WITH_OCR
     ),
     "acdc": Protocol("Tables 3 and 4", ACDC_RUN, WITH_OCR),
-    "ade20k": Protocol("section 4.2", ADE20K_RUN, {**FROZEN, "hrnet-ocr": ADE20K_OCR, "ovenet-ocr": ADE20K_OCR}),
+    "ade20k": Protocol("section 4.2", ADE20K_RUN, WITH_OCR | {"hrnet-ocr": ADE20K_OCR, "ovenet-ocr": ADE20K_OCR}),
     **AUTHORS,
     "camvid": Protocol("ours: HRNet-W18, whole images, 100 epochs", CAMVID),
     "camvid-half": Protocol("ours: HRNet-W18, images of 240x180, 15 epochs", CAMVID_HALF),
